@@ -1,0 +1,62 @@
+"""Every error a user can meet: one picklable root, five children, one message shape.
+
+A message says what went wrong, where, what was got, what was expected and what to do next.
+Errors of single rows are not exceptions: they travel as columns (see `schemas.ERROR_CODES`).
+"""
+
+
+class CascadeError(Exception):
+    """Root of all errors this package raises on purpose. Survives pickling with its fields."""
+
+    def __init__(
+        self, what: str, *, where: str = "", got: object = None, expected: object = None, next_step: str = ""
+    ) -> None:
+        self.what, self.where, self.got, self.expected, self.next_step = what, where, got, expected, next_step
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        lines = [self.what]
+        for label, value in (("where", self.where), ("got", self.got), ("expected", self.expected)):
+            if value is not None and value != "":
+                lines.append(f"  {label}: {value}")
+        if self.next_step:
+            lines.append(f"  next: {self.next_step}")
+        return "\n".join(lines)
+
+    def __reduce__(self) -> tuple:
+        fields = {k: v for k, v in self.__dict__.items() if k != "what"}
+        return _rebuild, (type(self), self.what, fields)
+
+
+def _rebuild(kind: type[CascadeError], what: str, fields: dict) -> CascadeError:
+    error = kind(
+        what,
+        where=fields.pop("where"),
+        got=fields.pop("got"),
+        expected=fields.pop("expected"),
+        next_step=fields.pop("next_step"),
+    )
+    error.__dict__.update(fields)
+    return error
+
+
+class SpecError(CascadeError):
+    """A bad spec, flag, or pool that does not fit the cluster; nothing was spent."""
+
+
+class PromptTableError(CascadeError):
+    """A prompt table that cannot be planned or has changed under a run."""
+
+
+class WeightsError(CascadeError):
+    """Weights that are missing, unreadable, of another shape, or not those of the run."""
+
+
+class StorageError(CascadeError):
+    """A store that refused or failed. `transient` tells whether trying again later may help."""
+
+    transient = False
+
+
+class IntegrityError(CascadeError):
+    """Stored data that contradicts the run: a changed table, foreign objects, a lost race that differs."""

@@ -1,0 +1,39 @@
+"""The spec of a run: its tree, how it is read, and what a resume may change."""
+
+from cascade_batch.spec.loading import load_spec, spec_from_dict, spec_to_dict
+from cascade_batch.spec.resume import differing_fields
+from cascade_batch.spec.tree import (
+    DEFAULT_MODEL,
+    DtypeSpec,
+    LimitsSpec,
+    LogSpec,
+    ModelSpec,
+    OutputSpec,
+    PoolSpec,
+    PoolsSpec,
+    PromptsSpec,
+    RenderSpec,
+    SamplerSpec,
+    ShardsSpec,
+    Spec,
+)
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "DtypeSpec",
+    "LimitsSpec",
+    "LogSpec",
+    "ModelSpec",
+    "OutputSpec",
+    "PoolSpec",
+    "PoolsSpec",
+    "PromptsSpec",
+    "RenderSpec",
+    "SamplerSpec",
+    "ShardsSpec",
+    "Spec",
+    "differing_fields",
+    "load_spec",
+    "spec_from_dict",
+    "spec_to_dict",
+]

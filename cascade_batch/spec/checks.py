@@ -1,0 +1,75 @@
+"""Value checks of a built spec: ranges, choices, and what cannot work at all."""
+
+import difflib
+
+from cascade_batch.errors import PromptTableError, SpecError
+from cascade_batch.geometry import check_side
+from cascade_batch.spec.tree import DtypeSpec, Spec
+
+DTYPES_C = ("auto", "float32", "bfloat16")
+DTYPES_BA = ("auto", "float32", "bfloat16", "float16")
+
+
+def check(spec: Spec) -> None:
+    """Raise SpecError for the first value that is out of its range or not a known choice."""
+    _check_dtypes(spec.model.dtype)
+    _choice("log.level", spec.log.level, ("debug", "info", "warning", "error"))
+    _choice("log.format", spec.log.format, ("text", "json"))
+    _choice("sampler.preset", spec.sampler.preset, ("ddpm",))
+    _range("output.png_level", spec.output.png_level, 0, 9)
+    _range("seed", spec.seed, 0, 2**63 - 1)
+    for name in ("width", "height"):
+        side = getattr(spec.render, name)
+        try:
+            check_side(f"render.{name}", side)
+        except PromptTableError as error:
+            raise SpecError(str(error)) from None
+    for key, value, low in _minimums(spec):
+        if value is not None:
+            _range(key, value, low, 2**31)
+
+
+def _minimums(spec: Spec) -> list[tuple[str, float | None, int]]:
+    render, pools = spec.render, spec.pools
+    return [
+        ("render.num_images", render.num_images, 1),
+        ("render.prior_steps", render.prior_steps, 1),
+        ("render.decoder_steps", render.decoder_steps, 1),
+        ("render.prior_guidance_scale", render.prior_guidance_scale, 0),
+        ("render.decoder_guidance_scale", render.decoder_guidance_scale, 0),
+        ("shards.prompts", spec.shards.prompts, 1),
+        ("shards.images", spec.shards.images, 1),
+        ("prompts.limit", spec.prompts.limit, 0),
+        ("limits.failed_rows", spec.limits.failed_rows, 0),
+        ("limits.attempts", spec.limits.attempts, 1),
+        *((f"pools.{n}.actors", p.actors, 1) for n, p in (("c", pools.c), ("ba", pools.ba))),
+        *((f"pools.{n}.gpus", p.gpus, 0) for n, p in (("c", pools.c), ("ba", pools.ba))),
+        *((f"pools.{n}.batch", p.batch, 1) for n, p in (("c", pools.c), ("ba", pools.ba))),
+        *((f"pools.{n}.threads", p.threads, 1) for n, p in (("c", pools.c), ("ba", pools.ba))),
+    ]
+
+
+def _check_dtypes(dtype: DtypeSpec) -> None:
+    if dtype.c == "float16":
+        raise SpecError(
+            "Stage C cannot run in float16",
+            where="model.dtype.c",
+            got="float16",
+            expected=", ".join(DTYPES_C),
+            next_step="its hidden states outgrow float16 in the last block group and render black or NaN "
+            "images; use bfloat16 (Stage B and A may use float16: --set model.dtype.ba=float16)",
+        )
+    _choice("model.dtype.c", dtype.c, DTYPES_C)
+    _choice("model.dtype.ba", dtype.ba, DTYPES_BA)
+
+
+def _choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        close = difflib.get_close_matches(value, allowed, n=1)
+        hint = f"did you mean {close[0]}?" if close else ""
+        raise SpecError("unknown value", where=key, got=value, expected=", ".join(allowed), next_step=hint)
+
+
+def _range(key: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise SpecError("value out of range", where=key, got=value, expected=f"{low} to {high}")

@@ -1,0 +1,117 @@
+"""The spec: one frozen tree that says everything about a run, with the published pipelines' defaults."""
+
+from dataclasses import dataclass, field
+
+DEFAULT_MODEL = "tiny"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptsSpec:
+    uri: str = ""
+    """The prompt table: one Parquet file, a folder, or a glob."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Our column name -> the table's; a name that is not ours renames a carried column."""
+    limit: int | None = None
+    """Render only the first N prompts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DtypeSpec:
+    c: str = "auto"
+    ba: str = "auto"
+    """auto is bfloat16 on a GPU and float32 on a CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    name: str = DEFAULT_MODEL
+    """An embedded model's name, a folder in the diffusers layout, or a URL of one."""
+    stage_c: str | None = None
+    stage_b: str | None = None
+    stage_a: str | None = None
+    text_encoder: str | None = None
+    tokenizer: str | None = None
+    """Each overrides `name` for one part: a part's folder, a repository, or a subfolder of `name`."""
+    variant: str | None = None
+    """File variant, as `bf16` in `diffusion_pytorch_model.bf16.safetensors`."""
+    dtype: DtypeSpec = field(default_factory=DtypeSpec)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderSpec:
+    """Defaults of rows that do not say otherwise; those of the published pipelines."""
+
+    width: int = 1024
+    height: int = 1024
+    num_images: int = 1
+    negative_prompt: str = ""
+    prior_steps: int = 20
+    prior_guidance_scale: float = 4.0
+    decoder_steps: int = 10
+    decoder_guidance_scale: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerSpec:
+    preset: str = "ddpm"
+    """The published pipelines' sampler; the only one so far."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsSpec:
+    prompts: int = 64
+    images: int = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolSpec:
+    actors: int | None = None
+    gpus: float | None = None
+    """GPU share of one actor; 0 makes a CPU pool. None: from what the cluster has."""
+    batch: int = 4
+    """Images per forward; part of the numerics, fixed at a run's first use."""
+    threads: int | None = None
+    """CPU threads of one actor; None: the cores divided among the actors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolsSpec:
+    c: PoolSpec = field(default_factory=PoolSpec)
+    ba: PoolSpec = field(default_factory=PoolSpec)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputSpec:
+    uri: str = ""
+    """The run's folder or bucket prefix."""
+    png_level: int = 6
+    """zlib level of the PNGs, 0 to 9."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitsSpec:
+    failed_rows: int | None = None
+    """Stop once more rows than this have failed in the whole run; None: never."""
+    attempts: int = 3
+    """Worker deaths that one prompt may cost."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogSpec:
+    level: str = "info"
+    format: str = "text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    seed: int = 0
+    """Run seed, for rows without a seed of their own."""
+    prompts: PromptsSpec = field(default_factory=PromptsSpec)
+    model: ModelSpec = field(default_factory=ModelSpec)
+    render: RenderSpec = field(default_factory=RenderSpec)
+    sampler: SamplerSpec = field(default_factory=SamplerSpec)
+    shards: ShardsSpec = field(default_factory=ShardsSpec)
+    pools: PoolsSpec = field(default_factory=PoolsSpec)
+    output: OutputSpec = field(default_factory=OutputSpec)
+    limits: LimitsSpec = field(default_factory=LimitsSpec)
+    log: LogSpec = field(default_factory=LogSpec)

@@ -1,0 +1,293 @@
+"""Everything this package reads or writes goes through one class: `Storage`.
+
+A `Storage` is a root, a local folder or a prefix on any fsspec URL, and speaks in keys relative to
+it. It knows nothing of runs. Its promises: an object is whole when visible; `create` never
+overwrites; transient failures are retried, permanent ones raise one `StorageError` without
+credentials in it. Only the `_..._once` methods touch objects, so a test can make any n-th
+access fail, before or after it landed.
+"""
+
+import io
+import logging
+import os
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, TypeVar, cast
+from urllib.parse import parse_qsl, urlsplit
+
+from cascade_batch.errors import SpecError, StorageError
+from cascade_batch.storage.failures import retried
+from cascade_batch.storage.local import TEMPORARY, LocalFiles
+from cascade_batch.storage.remote import READ_BUFFER, RangeReader, RemoteObjects
+
+DOWNLOAD_RANGE = 32 * 2**20  # bytes per request
+DOWNLOAD_THREADS = 8
+SECRET_PARAMETER = re.compile(r"key|secret|token|passw|signature|\bsig\b|credential|x-amz", re.IGNORECASE)
+
+Result = TypeVar("Result")
+WriteMode = Literal["create", "put", "replace"]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """`size` in bytes; `etag` without quotes, None where the store has none (local disks)."""
+
+    key: str
+    size: int
+    etag: str | None
+
+
+ObjectInfos = list[ObjectInfo]  # an alias, because `Storage.list` hides the type inside the class
+
+
+class ObjectMissing(StorageError):
+    """There is no object of this key (`key`)."""
+
+    key = ""
+
+
+class ObjectExists(StorageError):
+    """Another object of this key (`key`) is there already, with other bytes."""
+
+    key = ""
+
+
+class ObjectChanged(ObjectExists):
+    """The object to be replaced is no longer the one that was read, or is gone."""
+
+
+class Storage:
+    """One root on a local path or an fsspec URL. Cheap to make (no I/O), picklable, safe in threads.
+
+    `create_only` starts True; the run sets it to what `probe_create_only` answered. Every method
+    raises StorageError for what the store refuses.
+    """
+
+    def __init__(self, uri: str) -> None:
+        """Raises SpecError for a URL with credentials in it."""
+        _refuse_credentials(uri)
+        path = re.sub(r"^(file|local)://", "", uri)
+        self.is_local = "://" not in path
+        self.uri = os.path.abspath(os.path.expanduser(path)) if self.is_local else uri.rstrip("/")
+        self.create_only = True
+        self._connected: tuple[int, LocalFiles | RemoteObjects] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_connected": None}
+
+    def __repr__(self) -> str:
+        return f"Storage({self.uri!r})"
+
+    def url(self, key: str) -> str:
+        """The full path or URL of `key`, for messages and for other programs."""
+        return f"{self.uri}/{key}"
+
+    def read(self, key: str) -> bytes:
+        """All bytes of an object. Raises ObjectMissing."""
+        return self._attempt(key, lambda: self._read_once(key, None, None))
+
+    def read_tail(self, key: str, nbytes: int) -> bytes:
+        """The last `nbytes` bytes, fewer if the object is smaller. Raises ObjectMissing."""
+        return self._attempt(key, lambda: self._read_once(key, -nbytes, None))
+
+    def read_range(self, key: str, start: int, end: int) -> bytes:
+        """Bytes [start, end) of an object. Raises ObjectMissing."""
+        return self._attempt(key, lambda: self._read_once(key, start, end))
+
+    def open(self, key: str) -> BinaryIO:
+        """A seekable binary file for reading; each read of a remote one is retried by itself."""
+        store = self._store()
+        if isinstance(store, LocalFiles):
+            return self._attempt(key, lambda: store.open(key))
+        info = self.info(key)
+        if info is None:
+            raise self._failure(ObjectMissing, key, "no such object")
+        reader = RangeReader(lambda start, end: self.read_range(key, start, end), info.size)
+        return cast(BinaryIO, io.BufferedReader(reader, READ_BUFFER))
+
+    def download(self, key: str, path: Path) -> int:
+        """Write the object to a local file, several ranges at a time; its size in bytes."""
+        info = self.info(key)
+        if info is None:
+            raise self._failure(ObjectMissing, key, "no such object")
+        with open(path, "wb") as file, ThreadPoolExecutor(DOWNLOAD_THREADS) as pool:
+
+            def fetch(start: int) -> int:
+                data = self.read_range(key, start, min(start + DOWNLOAD_RANGE, info.size))
+                return os.pwrite(file.fileno(), data, start)
+
+            return sum(pool.map(fetch, range(0, info.size, DOWNLOAD_RANGE)))
+
+    def info(self, key: str) -> ObjectInfo | None:
+        """Size and ETag of an object, None if there is none."""
+        found = self._attempt(key, lambda: self._info_once(key))
+        return None if found is None else ObjectInfo(key, *found)
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object of this key."""
+        return self.info(key) is not None
+
+    def list(self, prefix: str = "") -> ObjectInfos:
+        """All objects whose key starts with `prefix`, in folders below too, sorted by key."""
+        folder = prefix.rpartition("/")[0]
+        try:
+            found = retried(lambda: self._list_once(folder), self.url(prefix))
+        except FileNotFoundError:
+            return []
+        return sorted((i for i in found if i.key.startswith(prefix)), key=lambda i: i.key)
+
+    def create(self, key: str, data: bytes) -> None:
+        """Write an object that is not there yet. Equal bytes already there are fine: either an own
+        write whose answer was lost, or another writer's equal object. Raises ObjectExists if not.
+        """
+        if not self.create_only:
+            return self._create_unguarded(key, data)
+        try:
+            self._attempt(key, lambda: self._put_once(key, data, "create"))
+        except FileExistsError:
+            self._accept_equal(key, data)
+        except NotImplementedError:
+            self._create_unguarded(key, data)
+        return None
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write an object, whatever is there. For heartbeats, outcomes and derived files only."""
+        self._attempt(key, lambda: self._put_once(key, data, "put"))
+
+    def replace(self, key: str, data: bytes, expected: bytes) -> None:
+        """Overwrite an object that holds `expected`. Raises ObjectChanged if it does not (any more).
+
+        Atomic on local disks and on stores with If-Match; elsewhere it looks, writes, and warns.
+        """
+        info = self.info(key)  # before the read, so that the ETag is never newer than the bytes
+        current = self.read(key) if info else None
+        if info is None or current not in (expected, data):
+            raise self._failure(ObjectChanged, key, "the object is no longer what was read")
+        if current != data:
+            self._replace_found(info, data, expected)
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is fine."""
+        with suppress(ObjectMissing):
+            self._attempt(key, lambda: self._delete_once(key))
+
+    def probe_create_only(self, key: str) -> bool:
+        """Whether the store keeps an existing object from a create-only write, tried with the bytes
+        that `key` holds already, so that nothing changes. Raises ObjectMissing.
+        """
+        data = self.read(key)
+        try:
+            self._attempt(key, lambda: self._put_once(key, data, "create"))
+        except FileExistsError:
+            return True
+        except NotImplementedError:
+            return False
+        return False
+
+    def check_writable(self) -> None:
+        """First contact: raises one clear StorageError for a missing bucket, denied access or bad
+        credentials. Leaves nothing behind.
+        """
+        retried(lambda: self._store().check_writable(), self.uri)
+
+    def _create_unguarded(self, key: str, data: bytes) -> None:
+        if self.exists(key):
+            self._accept_equal(key, data)
+        else:
+            self.put(key, data)
+
+    def _accept_equal(self, key: str, data: bytes) -> None:
+        if self.read(key) != data:
+            raise self._failure(ObjectExists, key, "another object is there already")
+
+    def _replace_found(self, found: ObjectInfo, data: bytes, expected: bytes) -> None:
+        key = found.key
+        try:
+            return self._attempt(key, lambda: self._put_once(key, data, "replace", expected, found.etag))
+        except NotImplementedError:
+            log.warning("%s: this store cannot replace by condition, overwriting", self.url(key))
+        except ObjectMissing:
+            raise self._failure(ObjectChanged, key, "the object is gone") from None
+        except FileExistsError:
+            current = self.read(key)
+            if current == data:  # an own write whose answer was lost
+                return None
+            if current != expected:
+                raise self._failure(ObjectChanged, key, "the object was changed meanwhile") from None
+            log.warning("%s: this store refuses the right ETag, overwriting", self.url(key))
+        return self.put(key, data)
+
+    def _attempt(self, key: str, operation: Callable[[], Result]) -> Result:
+        _refuse_unsafe(key)
+        try:
+            return retried(operation, self.url(key))
+        except FileNotFoundError:
+            raise self._failure(ObjectMissing, key, "no such object") from None
+
+    def _failure(self, kind: type[StorageError], key: str, what: str) -> StorageError:
+        error = kind(f"storage: {what}", where=self.url(key))
+        error.__dict__["key"] = key
+        return error
+
+    def _read_once(self, key: str, start: int | None, end: int | None) -> bytes:
+        return self._store().read(key, start, end)
+
+    def _info_once(self, key: str) -> tuple[int, str | None] | None:
+        return self._store().info(key)
+
+    def _list_once(self, folder: str) -> ObjectInfos:
+        return [ObjectInfo(*found) for found in self._store().list(folder)]
+
+    def _put_once(
+        self, key: str, data: bytes, mode: WriteMode, expected: bytes = b"", etag: str | None = None
+    ) -> None:
+        """The one place where an object is written."""
+        store = self._store()
+        if mode == "create":
+            store.create(key, data)
+        elif mode == "replace":
+            store.replace(key, data, expected, etag)
+        else:
+            store.put(key, data)
+
+    def _delete_once(self, key: str) -> None:
+        self._store().delete(key)
+
+    def _store(self) -> LocalFiles | RemoteObjects:
+        """The connection of this process; a forked child must not use its parent's."""
+        if self._connected is None or self._connected[0] != os.getpid():
+            store = LocalFiles(self.uri) if self.is_local else RemoteObjects(self.uri)
+            self._connected = (os.getpid(), store)
+        return self._connected[1]
+
+
+def _refuse_credentials(uri: str) -> None:
+    """Raises SpecError, without repeating the secret."""
+    if "://" not in uri:
+        return
+    parts = urlsplit(uri)
+    named = [
+        name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if SECRET_PARAMETER.search(name)
+    ]
+    if ":" in parts.netloc.rpartition("@")[0] or named:
+        raise SpecError(
+            "storage: the URL holds credentials",
+            where=f"{parts.scheme}://***@{parts.hostname}{parts.path}"
+            if not named
+            else f"parameter {named[0]}",
+            next_step="leave them out; set them in each node's environment, profile or role",
+        )
+
+
+def _refuse_unsafe(key: str) -> None:
+    """Keys stay below their root and never look like a temporary file of ours."""
+    parts = key.split("/")
+    if "\0" in key or any(part in ("", ".", "..") or part.startswith(TEMPORARY) for part in parts):
+        raise StorageError(
+            "storage: not a safe key", got=repr(key)[:200], expected="a relative path without .."
+        )

@@ -1,0 +1,122 @@
+"""Objects as files of a local folder: whole when visible, and create-only through hard links.
+
+A write goes to a temporary file beside its target and is synced to disk before it gets its name.
+`~` cannot occur in an image id, so no object of a run can look like a temporary file; those that a
+killed process left behind are never listed.
+"""
+
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+TEMPORARY = ".tmp~"
+NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+class LocalFiles:
+    """The folder `root`, which need not exist yet. Raises plain OSError."""
+
+    def __init__(self, root: str) -> None:
+        self.root = Path(root)
+
+    def read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
+        """Bytes [start, end) of a file; a negative `start` counts from its end."""
+        with open(self.root / key, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            begin = max(0, size + start) if start is not None and start < 0 else start or 0
+            file.seek(begin)
+            return file.read((size if end is None else min(end, size)) - begin)
+
+    def open(self, key: str) -> BinaryIO:
+        return open(self.root / key, "rb")
+
+    def info(self, key: str) -> tuple[int, None] | None:
+        """(bytes, no ETag), or None where there is no such file."""
+        path = self.root / key
+        return (path.stat().st_size, None) if path.is_file() else None
+
+    def list(self, folder: str) -> Iterator[tuple[str, int, None]]:
+        """(key, bytes, no ETag) of every file below `folder`, temporary ones excepted."""
+        for parent, _, names in os.walk(self.root / folder):
+            for name in names:
+                path = Path(parent, name)
+                if not name.startswith(TEMPORARY):
+                    yield path.relative_to(self.root).as_posix(), path.stat().st_size, None
+
+    def create(self, key: str, data: bytes) -> None:
+        """Raises FileExistsError, leaving the file as it is."""
+        path = self.root / key
+        with _synced_file(path, data) as temporary:
+            try:
+                os.link(temporary, path)
+            except OSError as error:
+                if error.errno in NO_HARD_LINKS:
+                    raise NotImplementedError("this file system has no hard links") from error
+                raise
+
+    def put(self, key: str, data: bytes) -> None:
+        path = self.root / key
+        with _synced_file(path, data) as temporary:
+            os.replace(temporary, path)
+
+    def replace(self, key: str, data: bytes, expected: bytes, _etag: str | None) -> None:
+        """Raises FileExistsError if the file no longer holds `expected`."""
+        folder = os.open((self.root / key).parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)  # among replacers; released by close, or by death
+            if self.read(key) != expected:
+                raise FileExistsError(key)
+            self.put(key, data)
+        finally:
+            os.close(folder)
+
+    def delete(self, key: str) -> None:
+        path = self.root / key
+        path.unlink()
+        _sync_folder(path.parent)
+
+    def check_writable(self) -> None:
+        """Raises PermissionError or NotADirectoryError; makes nothing."""
+        nearest = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
+        if not nearest.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(nearest))
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(nearest))
+
+
+@contextmanager
+def _synced_file(path: Path, data: bytes) -> Iterator[Path]:
+    """A temporary file beside `path` holding `data` on disk; afterwards the folder is synced too."""
+    _make_folder(path.parent)
+    temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _make_folder(folder: Path) -> None:
+    """Like `makedirs`, but each new name is on disk before anything is written below it."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

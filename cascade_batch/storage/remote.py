@@ -1,0 +1,153 @@
+"""Objects below an fsspec URL: S3 through s3fs, and whatever else fsspec knows.
+
+s3fs and botocore retry inside, each in its own way; both are switched off, so that `failures.retried`
+is the only retry and its bound holds. Listings are never cached. Commit records are one PUT each,
+because some stores ignore `If-None-Match` on multipart uploads.
+"""
+
+import io
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import fsspec
+
+from cascade_batch.storage.failures import code_of, is_lost_condition, is_not_implemented
+
+S3_PROTOCOLS = {"s3", "s3a"}
+# File systems whose `pipe_file(mode="create")` is one conditional request. Elsewhere fsspec only
+# looks first and then writes, and its FileExistsError proves nothing.
+CREATE_ONLY_PROTOCOLS = S3_PROTOCOLS | {"gs", "gcs", "abfs", "abfss", "az"}
+CONNECT_SECONDS, READ_SECONDS = 10, 60
+SINGLE_PUT = 5 * 2**30  # bytes; S3's own limit for one PUT
+READ_BUFFER = 2**20
+
+
+class RemoteObjects:
+    """The prefix that `uri` names. Made once per process: s3fs instances do not survive a fork."""
+
+    def __init__(self, uri: str) -> None:
+        protocol = uri.split("://")[0]
+        self.is_s3 = protocol in S3_PROTOCOLS
+        self.create_only = protocol in CREATE_ONLY_PROTOCOLS
+        self.files, root = fsspec.core.url_to_fs(uri, **(_s3_options() if self.is_s3 else {}))
+        if self.is_s3:
+            self.files.retries = 1
+        self.root = str(root).rstrip("/")
+
+    def read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
+        """Bytes [start, end) of an object; a negative `start` counts from its end."""
+        # one request: otherwise s3fs asks for the size first and may join two versions
+        options = {"max_concurrency": 1} if self.is_s3 else {}
+        try:
+            return self.files.cat_file(self._path(key), start=start, end=end, **options)
+        except OSError as error:
+            if code_of(error) == "InvalidRange":  # any range of an empty object
+                return b""
+            raise
+
+    def open(self, key: str) -> BinaryIO:
+        raise NotImplementedError("ranges of remote objects are read by Storage, with retries")
+
+    def info(self, key: str) -> tuple[int, str | None] | None:
+        """(bytes, ETag), or None where there is no such object."""
+        try:
+            found = self.files.info(self._path(key))
+        except FileNotFoundError as error:
+            if code_of(error) == "NoSuchBucket":
+                raise
+            return None
+        return (int(found["size"]), _etag(found)) if found["type"] == "file" else None
+
+    def list(self, folder: str) -> Iterator[tuple[str, int, str | None]]:
+        """(key, bytes, ETag) of every object below `folder`."""
+        for name, found in self.files.find(self._path(folder).rstrip("/"), detail=True).items():
+            if found.get("type") == "file" and not name.endswith("/"):
+                yield name.removeprefix(self.root).lstrip("/"), int(found["size"]), _etag(found)
+
+    def create(self, key: str, data: bytes) -> None:
+        """Raises FileExistsError, or NotImplementedError on a store without conditional writes."""
+        if not self.create_only:
+            raise NotImplementedError("this store has no create-only writes")
+        self._pipe(key, data, mode="create")
+
+    def put(self, key: str, data: bytes) -> None:
+        self._pipe(key, data)
+
+    def replace(self, key: str, data: bytes, _expected: bytes, etag: str | None) -> None:
+        """Raises FileExistsError if the object no longer has this ETag. S3 only."""
+        if not self.is_s3:
+            raise NotImplementedError("only S3's If-Match is known here")
+        self._pipe(key, data, IfMatch=f'"{etag}"')
+
+    def delete(self, key: str) -> None:
+        self.files.rm_file(self._path(key))
+
+    def check_writable(self) -> None:
+        """One first contact; on S3 the right to write too, by an upload begun and given up."""
+        self.info("run.json")
+        if self.is_s3:
+            bucket, key, _ = self.files.split_path(self._path("run.json"))
+            upload = self.files.call_s3("create_multipart_upload", Bucket=bucket, Key=key)
+            self.files.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload["UploadId"])
+
+    def _pipe(self, key: str, data: bytes, **options: Any) -> None:
+        if self.is_s3:
+            options["chunksize"] = SINGLE_PUT
+        try:
+            self.files.pipe_file(self._path(key), data, **options)
+        except FileExistsError:
+            raise
+        except Exception as error:
+            if is_lost_condition(error):
+                raise FileExistsError(key) from error
+            if is_not_implemented(error):
+                raise NotImplementedError("this store has no conditional writes") from error
+            raise
+
+    def _path(self, key: str) -> str:
+        return f"{self.root}/{key}"
+
+
+class RangeReader(io.RawIOBase):
+    """A seekable binary file over `read_range(start, end)`, for Parquet readers."""
+
+    def __init__(self, read_range: Any, size: int) -> None:
+        self._read_range, self._size, self._position = read_range, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._position + len(buffer), self._size)
+        if end <= self._position:
+            return 0
+        data = self._read_range(self._position, end)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def _s3_options() -> dict[str, Any]:
+    """Credentials, region and endpoint come from the standard AWS environment, never from here."""
+    once = {"retries": {"total_max_attempts": 1, "mode": "standard"}}
+    return {
+        "use_listings_cache": False,
+        "skip_instance_cache": True,  # the cache would outlive a changed environment
+        "config_kwargs": once | {"connect_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS},
+    }
+
+
+def _etag(found: dict[str, Any]) -> str | None:
+    etag = found.get("ETag") or found.get("etag")
+    return str(etag).strip('"') if etag else None

@@ -1,0 +1,76 @@
+"""The denoising loop and its noise, the same for Stage C and Stage B.
+
+Every image has a CPU generator of its own, seeded by its seed at the start of each stage and drawn from in
+one order: the first latents, then once per step. So an image's noise depends on nothing but its seed, and
+equals what the published pipelines draw from a list of generators. Latents stay float32.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from cascade_batch.errors import SpecError
+from cascade_batch.models.schedule import Schedule
+
+Predict = Callable[[Tensor, int], Tensor]
+"""(latents, step number) to the network's prediction, all float32 of one shape."""
+
+
+class ImageNoise:
+    """Standard normal noise of shape (images, *shape), one generator per image."""
+
+    def __init__(self, seeds: Sequence[int], shape: tuple[int, int, int], device: str) -> None:
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._shape, self._device = shape, device
+
+    def draw(self) -> Tensor:
+        drawn = [torch.randn((1, *self._shape), generator=generator) for generator in self._generators]
+        return torch.cat(drawn).to(self._device)
+
+
+def is_guided(guidance: Sequence[float]) -> bool:
+    """Whether a batch runs with classifier-free guidance; a mixed batch is a SpecError."""
+    guided = {scale > 1 for scale in guidance}
+    if len(guided) != 1:
+        raise SpecError(
+            "a batch mixes images with and without guidance",
+            got=list(guidance),
+            expected="guidance scales all above 1, or none",
+            next_step="group images by guidance on or off",
+        )
+    return guided.pop()
+
+
+def denoise(
+    predict: Predict,
+    schedule: Schedule,
+    noise: ImageNoise,
+    guidance: Sequence[float],
+    prediction_type: str = "epsilon",
+) -> Tensor:
+    """Latents of the finished images, float32 (images, *shape).
+
+    With guidance `predict` gets a doubled batch, conditional first, and each image's own scale mixes the
+    two predictions: uncond + scale · (cond - uncond) (Ho and Salimans 2022).
+    """
+    guided = is_guided(guidance)
+    latents = noise.draw()
+    scale = torch.tensor(guidance, dtype=torch.float32, device=latents.device).view(-1, 1, 1, 1)
+    for step in range(len(schedule)):
+        if guided:
+            conditional, unconditional = predict(torch.cat([latents, latents]), step).chunk(2)
+            predicted = torch.lerp(unconditional, conditional, scale)
+        else:
+            predicted = predict(latents, step)
+        epsilon = as_epsilon(predicted, latents, schedule.signal[step].item(), prediction_type)
+        fresh = noise.draw() if step + 1 < len(schedule) else None
+        latents = schedule.previous(latents, epsilon, fresh, step)
+    return latents
+
+
+def as_epsilon(predicted: Tensor, latents: Tensor, signal: float, prediction_type: str) -> Tensor:
+    """The noise a prediction stands for; v = √ᾱ·ε - √(1 - ᾱ)·x0 (Salimans and Ho 2022)."""
+    if prediction_type == "epsilon":
+        return predicted
+    return signal**0.5 * predicted + (1 - signal) ** 0.5 * latents

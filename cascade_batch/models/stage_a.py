@@ -1,0 +1,118 @@
+"""Stage A: the autoencoder between pixels and latents of 4 x H/4 x W/4.
+
+Rendering only decodes. The codebook is loaded because it is part of the checkpoint, but the published
+pipelines never quantize. Latents and pixels are NCHW outside, token-major inside.
+"""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cascade_batch.models.blocks import (
+    LayerNorm,
+    PixelShuffle,
+    PixelUnshuffle,
+    PointwiseConv,
+    TokenConv2d,
+    TokenConvTranspose2d,
+)
+from cascade_batch.models.config import StageAConfig
+
+
+class ReplicationPad(nn.Module):
+    """One row or column more on every side, repeating the border."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = F.pad(x.permute(0, 3, 1, 2), (1, 1, 1, 1), mode="replicate")
+        return padded.permute(0, 2, 3, 1)
+
+
+class MixingBlock(nn.Module):
+    """A depthwise and a channelwise residual branch, gated by six learned scalars."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = LayerNorm()
+        self.depthwise = nn.Sequential(
+            ReplicationPad(), TokenConv2d(channels, channels, kernel_size=3, groups=channels)
+        )
+        self.channelwise = nn.Sequential(
+            nn.Linear(channels, channels * 4), nn.GELU(), nn.Linear(channels * 4, channels)
+        )
+        self.gammas = nn.Parameter(torch.zeros(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale_1, shift_1, gate_1, scale_2, shift_2, gate_2 = self.gammas
+        x = x + self.depthwise(self.norm(x) * (1 + scale_1) + shift_1) * gate_1
+        return x + self.channelwise(self.norm(x) * (1 + scale_2) + shift_2) * gate_2
+
+
+class TokenBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalization of token-major maps."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class Codebook(nn.Module):
+    """The vectors of the quantizer; unused when rendering."""
+
+    def __init__(self, entries: int, channels: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(entries, channels)
+
+
+class StageA(nn.Module):
+    """Encoder, codebook and decoder. Parameter names are those of the published checkpoint."""
+
+    def __init__(self, config: StageAConfig) -> None:
+        super().__init__()
+        self.config = config
+        patch = config.up_down_scale_factor
+        widths = [config.embed_dim // 2**level for level in reversed(range(config.levels))]
+        self.in_block = nn.Sequential(
+            PixelUnshuffle(patch), PointwiseConv(config.in_channels * patch**2, widths[0])
+        )
+        self.down_blocks = nn.Sequential(*_down_blocks(widths, config.latent_channels))
+        self.vquantizer = Codebook(config.num_vq_embeddings, config.latent_channels)
+        self.up_blocks = nn.Sequential(
+            *_up_blocks(widths[::-1], config.latent_channels, config.bottleneck_blocks)
+        )
+        self.out_block = nn.Sequential(
+            PointwiseConv(widths[0], config.out_channels * patch**2), PixelShuffle(patch)
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.vquantizer.embedding.weight.dtype
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) in 0..1 to unscaled latents (B, 4, H/4, W/4), float32."""
+        x = pixels.permute(0, 2, 3, 1).to(self.dtype)
+        return self.down_blocks(self.in_block(x)).permute(0, 3, 1, 2).float()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Stage B's latents (B, 4, h, w) to pixels (B, 3, 4h, 4w), float32, nominally 0..1, not clamped."""
+        x = (latents * self.config.scale_factor).permute(0, 2, 3, 1).to(self.dtype)
+        return self.out_block(self.up_blocks(x)).permute(0, 3, 1, 2).float()
+
+
+def _down_blocks(widths: list[int], latent_channels: int) -> list[nn.Module]:
+    blocks: list[nn.Module] = [MixingBlock(widths[0])]
+    for above, here in pairwise(widths):
+        blocks += [TokenConv2d(above, here, kernel_size=4, stride=2, padding=1), MixingBlock(here)]
+    to_latents = PointwiseConv(widths[-1], latent_channels, bias=False)
+    return [*blocks, nn.Sequential(to_latents, TokenBatchNorm2d(latent_channels))]
+
+
+def _up_blocks(widths: list[int], latent_channels: int, bottleneck_blocks: int) -> list[nn.Module]:
+    blocks: list[nn.Module] = [nn.Sequential(PointwiseConv(latent_channels, widths[0]))]
+    blocks += [MixingBlock(widths[0]) for _ in range(bottleneck_blocks)]
+    for below, here in pairwise(widths):
+        blocks += [
+            TokenConvTranspose2d(below, here, kernel_size=4, stride=2, padding=1),
+            MixingBlock(here),
+        ]
+    return blocks

@@ -1,0 +1,1 @@
+"""Storage and weights, on real disks and real S3 servers."""

@@ -1,0 +1,58 @@
+"""How a sitting goes: images, failures, rate, time left, and how busy each pool is. Plain arithmetic."""
+
+import time
+from dataclasses import dataclass, field
+
+from cascade_batch.workers.shards import ShardData
+
+
+@dataclass
+class Progress:
+    """Counts of one sitting on top of what earlier ones left."""
+
+    total_images: int
+    done_images: int = 0
+    """Committed in all sittings, failed rows included."""
+    failed_rows: int = 0
+    actors_c: int = 1
+    actors_ba: int = 1
+    images_now: int = 0
+    """Committed in this sitting."""
+    busy_c: float = 0.0
+    busy_ba: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    def add(self, data: ShardData) -> None:
+        """Count a shard that was committed."""
+        retried = len(data.ticket.retry)
+        self.images_now += retried or data.ticket.images
+        if not retried:
+            self.done_images += data.ticket.images
+        self.failed_rows += data.failed_rows - (retried if retried else 0)
+        self.busy_c += data.seconds_c
+        self.busy_ba += data.seconds_ba
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    @property
+    def images_per_second(self) -> float:
+        """Of this sitting, start-up included."""
+        return self.images_now / self.seconds if self.seconds else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """None before the first image."""
+        if not self.images_now:
+            return None
+        return (self.total_images - self.done_images) / self.images_per_second
+
+    @property
+    def busy_share_c(self) -> float:
+        """Share of the actors' time in which pool C rendered, start-up included."""
+        return self.busy_c / (self.seconds * self.actors_c) if self.seconds else 0.0
+
+    @property
+    def busy_share_ba(self) -> float:
+        return self.busy_ba / (self.seconds * self.actors_ba) if self.seconds else 0.0

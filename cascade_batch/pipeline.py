@@ -1,0 +1,267 @@
+"""The run, top to bottom: open it, see what is left, let a runner do that, and say how it ended.
+
+State lives on storage only. What is done is what `manifest/` lists; everything else is left to do.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Protocol
+
+import pyarrow.compute as pc
+
+from cascade_batch import weights
+from cascade_batch.errors import IntegrityError, SpecError
+from cascade_batch.heartbeat import Heartbeat
+from cascade_batch.metrics import Progress
+from cascade_batch.numerics import SWITCHES
+from cascade_batch.opening import OpenRun, open_or_create
+from cascade_batch.runners.pools import Pools
+from cascade_batch.runners.runner import Runner, Setup
+from cascade_batch.spec import PoolSpec, PoolsSpec, Spec
+from cascade_batch.storage import Storage
+from cascade_batch.stores import layout
+from cascade_batch.stores.embeddings import committed_embeddings
+from cascade_batch.stores.manifest import committed_shards, read_manifests, write_table
+from cascade_batch.stores.run_record import create_json, read_json, write_outcome
+from cascade_batch.workers.context import RunRef
+from cascade_batch.workers.shards import ShardData, Ticket, ticket_from_row
+
+SHARE_C = 0.72
+"""Stage C's share of a published image's FLOPs (163 of 227 TF at 1024 px); splits a cluster's GPUs."""
+ERRORS_IN_A_ROW = 3
+"""Undone shards in a row after which a sitting stops instead of spending on."""
+
+FINISHED, INCOMPLETE, TOO_MANY_FAILED, INTERRUPTED = "finished", "incomplete", "too_many_failed", "interrupted"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sitting ended; stands in `outcome.json`."""
+
+    state: str
+    images: int
+    images_done: int
+    images_now: int
+    failed_rows: int
+    shards_undone: int
+    errors: tuple[str, ...]
+    seconds: float
+    images_per_second: float
+    busy_share_c: float
+    busy_share_ba: float
+    ended: str
+
+
+class Observer(Protocol):
+    """Is told what a person may want to see."""
+
+    def note(self, text: str) -> None: ...
+
+    def progress(self, progress: Progress) -> None: ...
+
+
+def render(
+    spec: Spec, runner: Runner, observer: Observer, *, retry_failed: bool = False, take_over: bool = False
+) -> Outcome:
+    """Render what is left of the run at `spec.output.uri`, which is planned first if it is new.
+
+    Raises:
+        CascadeError: bad input, weights or storage, before anything is spent.
+    """
+    storage = Storage(spec.output.uri)
+    storage.check_writable()
+    located = weights.locate(spec.model)
+    run = open_or_create(spec, storage)
+    heartbeat = Heartbeat(storage)
+    done = committed_shards(storage)
+    failed = _failed_images(run, done)
+    tickets = _retries(run, failed) if retry_failed else _undone(run, done)
+    progress = Progress(
+        total_images=run.images,
+        done_images=_images_of(run, done),
+        failed_rows=sum(len(ids) for ids in failed.values()),
+    )
+    if not tickets or _over_limit(spec, progress):
+        return _finish(run, progress, done, (), _early_state(spec, progress, tickets))
+    observer.note(f"{len(tickets)} shards to do, {len(done)} done before; parts {', '.join(sorted(located))}")
+    with closing(runner), heartbeat_after_probe(runner, storage, heartbeat, observer, take_over):
+        setup = _setup(spec, run, runner, observer)
+        progress.actors_c, progress.actors_ba = setup.pools.c.actors, setup.pools.ba.actors
+        return _drive(spec, run, runner.run(tickets, setup), progress, done, observer)
+
+
+def heartbeat_after_probe(
+    runner: Runner, storage: Storage, heartbeat: Heartbeat, observer: Observer, take_over: bool
+) -> Heartbeat:
+    """Start the runner, learn what the store can do, and only then say that this driver is alive."""
+    runner.start()
+    storage.create_only = runner.probe_create_only(storage.uri)
+    if not storage.create_only:
+        observer.note("this store has no create-only writes: safe for one driver at a time")
+    heartbeat.check_alone(take_over)
+    return heartbeat
+
+
+def _undone(run: OpenRun, done: set[int]) -> list[Ticket]:
+    """Shards without a manifest; those whose Stage C is committed first, so that pool BA starts at once."""
+    embedded = committed_embeddings(run.storage)
+    rows = [row for row in run.shards.to_pylist() if row["shard"] not in done]
+    tickets = [ticket_from_row(row, row["shard"] in embedded) for row in rows]
+    return sorted(tickets, key=lambda t: (not t.has_embeddings, t.shard))
+
+
+def _retries(run: OpenRun, failed: dict[int, list[str]]) -> list[Ticket]:
+    rows = run.shards.filter(pc.is_in(run.shards["shard"], _int64(failed))).to_pylist()
+    return [ticket_from_row(row, True, tuple(failed[row["shard"]])) for row in rows]
+
+
+def _int64(values: Iterable[int]):  # noqa: ANN202
+    import pyarrow as pa
+
+    return pa.array(list(values), pa.int64())
+
+
+def _failed_images(run: OpenRun, done: set[int]) -> dict[int, list[str]]:
+    """Failed images of every done shard, all sittings."""
+    failed = {}
+    for shard, manifest in read_manifests(run.storage, sorted(done)):
+        ids = manifest.filter(pc.equal(manifest["status"], "failed"))["image_id"].to_pylist()
+        if ids:
+            failed[shard] = ids
+    return failed
+
+
+def _images_of(run: OpenRun, shards: set[int]) -> int:
+    chosen = run.shards.filter(pc.is_in(run.shards["shard"], _int64(shards)))
+    return pc.sum(chosen["images"]).as_py() or 0
+
+
+def _over_limit(spec: Spec, progress: Progress) -> bool:
+    limit = spec.limits.failed_rows
+    return limit is not None and progress.failed_rows > limit
+
+
+def _early_state(spec: Spec, progress: Progress, tickets: list[Ticket]) -> str:
+    if _over_limit(spec, progress):
+        return TOO_MANY_FAILED
+    return FINISHED if progress.done_images == progress.total_images else INCOMPLETE
+
+
+def _setup(spec: Spec, run: OpenRun, runner: Runner, observer: Observer) -> Setup:
+    pools = runner.size_pools(_settled(spec.pools, run.storage), spec.model.dtype, SHARE_C)
+    digests = _fixed_weights(run, runner.weight_digests(spec.model))
+    for name, pool in (("C", pools.c), ("BA", pools.ba)):
+        observer.note(
+            f"pool {name}: {pool.actors} x {pool.gpus:g} GPU, {pool.settings.threads} CPU threads, "
+            f"batch {pool.settings.batch}"
+        )
+    ref = RunRef(run.storage.uri, run.storage.create_only, _numerics_text(pools), run.table.root)
+    return Setup(ref, spec.model, digests, pools, run.embeddings_schema, spec.limits.attempts)
+
+
+def _settled(pools: PoolsSpec, storage: Storage) -> PoolsSpec:
+    """Batch and threads as the run fixed them at first use; SpecError if the spec now says otherwise."""
+    recorded = [read_json(storage, info.key) for info in storage.list(layout.NUMERICS)]
+    if not recorded or recorded[0] is None:
+        return pools
+    return PoolsSpec(
+        c=_held_to(pools.c, recorded[0]["c"], "pools.c"),
+        ba=_held_to(pools.ba, recorded[0]["ba"], "pools.ba"),
+    )
+
+
+def _held_to(pool: PoolSpec, recorded: dict[str, int], name: str) -> PoolSpec:
+    for key in ("batch", "threads"):
+        wanted = getattr(pool, key)
+        if wanted is not None and wanted != recorded[key]:
+            raise SpecError(
+                f"{name}.{key} was fixed when this run first rendered; another gives other bytes",
+                where=layout.NUMERICS,
+                got=wanted,
+                expected=recorded[key],
+                next_step=f"--set {name}.{key}={recorded[key]}, or choose another --out",
+            )
+    return replace(pool, threads=recorded["threads"])
+
+
+def _numerics_text(pools: Pools) -> str:
+    fixed = {
+        name: {"batch": pool.settings.batch, "threads": pool.settings.threads}
+        for name, pool in (("c", pools.c), ("ba", pools.ba))
+    }
+    return json.dumps({**fixed, "switches": SWITCHES}, sort_keys=True)
+
+
+def _fixed_weights(run: OpenRun, digests: dict[str, str]) -> dict[str, str]:
+    stored = create_json(run.storage, layout.WEIGHTS, digests)
+    differing = sorted(name for name in digests if stored.get(name) != digests[name])
+    if differing:
+        raise IntegrityError(
+            "the weights are not those the run began with",
+            where=f"{layout.WEIGHTS}: {', '.join(differing)}",
+            got={name: digests[name] for name in differing},
+            expected={name: stored.get(name) for name in differing},
+            next_step="restore them, or choose another --out",
+        )
+    return stored
+
+
+def _drive(
+    spec: Spec,
+    run: OpenRun,
+    shards: Iterator[ShardData],
+    progress: Progress,
+    done: set[int],
+    observer: Observer,
+) -> Outcome:
+    errors: list[str] = []
+    in_a_row = 0
+    state = INCOMPLETE
+    try:
+        for data in shards:
+            if data.error:
+                errors.append(data.error)
+                in_a_row += 1
+                if data.error_is_permanent or in_a_row >= ERRORS_IN_A_ROW:
+                    break
+                continue
+            in_a_row = 0
+            done.add(data.ticket.shard)
+            progress.add(data)
+            observer.progress(progress)
+            if _over_limit(spec, progress):
+                state = TOO_MANY_FAILED
+                break
+        else:
+            state = FINISHED if not errors and progress.done_images == progress.total_images else INCOMPLETE
+    except KeyboardInterrupt:
+        state = INTERRUPTED
+    return _finish(run, progress, done, tuple(errors), state)
+
+
+def _finish(
+    run: OpenRun, progress: Progress, done: set[int], errors: tuple[str, ...], state: str
+) -> Outcome:
+    """Derive the analysts' table if the run is whole, and write down how the sitting ended."""
+    last = read_json(run.storage, layout.OUTCOME)
+    if state == FINISHED and (progress.images_now or last is None or last["state"] != FINISHED):
+        write_table(run.storage, done, run.manifest_schema)
+    outcome = Outcome(
+        state=state,
+        images=progress.total_images,
+        images_done=progress.done_images,
+        images_now=progress.images_now,
+        failed_rows=progress.failed_rows,
+        shards_undone=run.shards.num_rows - len(done),
+        errors=errors,
+        seconds=progress.seconds,
+        images_per_second=progress.images_per_second,
+        busy_share_c=progress.busy_share_c,
+        busy_share_ba=progress.busy_share_ba,
+        ended=datetime.now(UTC).isoformat(),
+    )
+    write_outcome(run.storage, asdict(outcome))
+    return outcome

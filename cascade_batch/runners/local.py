@@ -1,0 +1,96 @@
+"""One process, no Ray: for debugging, and the reference that the Ray runner must equal."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+
+from cascade_batch.runners.pools import Node, Pools, size_pools
+from cascade_batch.runners.runner import Setup
+from cascade_batch.spec import DtypeSpec, ModelSpec, PoolsSpec
+from cascade_batch.stage_keys import STAGE_BA_PARTS, STAGE_C_PARTS
+from cascade_batch.storage import Storage
+from cascade_batch.stores import layout
+from cascade_batch.workers.committing import commit_embeddings, commit_images
+from cascade_batch.workers.ledger import AttemptLedger
+from cascade_batch.workers.reading import read_committed, read_shard
+from cascade_batch.workers.shards import ShardData, Ticket, guarded
+
+
+class LocalRunner:
+    """Carries one shard after another through every step."""
+
+    name = "local"
+
+    def start(self) -> None:
+        """Nothing to start: torch is imported when the first shard needs it."""
+
+    def size_pools(self, pools: PoolsSpec, dtype: DtypeSpec, share_c: float) -> Pools:
+        """One worker a pool, in turn, so each may use every core."""
+        cores = os.cpu_count() or 1
+        one = replace(
+            pools,
+            c=replace(pools.c, actors=1, gpus=0.0, threads=pools.c.threads or cores),
+            ba=replace(pools.ba, actors=1, gpus=0.0, threads=pools.ba.threads or cores),
+        )
+        return size_pools(one, dtype, [Node(cpus=1e6, gpus=0)], share_c)
+
+    def probe_create_only(self, uri: str) -> bool:
+        return Storage(uri).probe_create_only(layout.RUN)
+
+    def weight_digests(self, model: ModelSpec) -> dict[str, str]:
+        from cascade_batch.workers.parts import weight_digests
+
+        return weight_digests(model)
+
+    def run(self, tickets: Iterable[Ticket], setup: Setup) -> Iterator[ShardData]:
+        """Shards in ticket order. The models are loaded when the first shard needs them."""
+        workers = _Workers(setup)
+        steps = (
+            partial(read_shard, ref=setup.ref),
+            workers.render_c,
+            partial(commit_embeddings, ref=setup.ref),
+            partial(read_committed, ref=setup.ref),
+            workers.render_ba,
+            partial(commit_images, ref=setup.ref),
+        )
+        for ticket in tickets:
+            data = ShardData(ticket)
+            for step in steps:
+                data = guarded(step, data)
+            yield data
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class _Workers:
+    """Both workers of the process, each made at first use. torch is imported here, not before."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._ledger = AttemptLedger(setup.attempts)
+        self._c = None
+        self._ba = None
+
+    def render_c(self, data: ShardData) -> ShardData:
+        if data.requests is None:
+            return data
+        if self._c is None:
+            from cascade_batch.workers.parts import load_parts
+            from cascade_batch.workers.stage_c import StageCWorker
+
+            setup = self._setup
+            parts = load_parts(setup.model, STAGE_C_PARTS, setup.weights)
+            self._c = StageCWorker(parts, setup.pools.c.settings, setup.embeddings_schema, self._ledger)
+        return self._c.render(data)
+
+    def render_ba(self, data: ShardData) -> ShardData:
+        if self._ba is None:
+            from cascade_batch.workers.parts import load_parts
+            from cascade_batch.workers.stage_ba import StageBAWorker
+
+            setup = self._setup
+            parts = load_parts(setup.model, STAGE_BA_PARTS, setup.weights)
+            self._ba = StageBAWorker(parts, setup.pools.ba.settings, self._ledger)
+        return self._ba.render(data)

@@ -1,0 +1,119 @@
+"""How many actors, GPU shares and threads each pool gets, and whether they fit. Plain arithmetic.
+
+Ray Data waits forever, without a word, for a pool that does not fit; so a run that cannot fit is
+refused here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cascade_batch.errors import SpecError
+from cascade_batch.spec import DtypeSpec, PoolSpec, PoolsSpec
+from cascade_batch.workers.rendering import Settings
+
+CPU_ACTOR_SHARE = 0.75
+"""Logical CPUs reserved per thread of a CPU actor; the rest is left for reading, encoding and uploading."""
+MAX_GPU_ACTOR_THREADS = 4
+"""A GPU actor's CPU threads only tokenise and draw noise."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one machine offers."""
+
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class Pool:
+    actors: int
+    gpus: float
+    """Of one actor."""
+    cpus: float
+    """Of one actor."""
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Pools:
+    c: Pool
+    ba: Pool
+    step_cpus: float
+    """Of one reading or committing step."""
+
+
+def size_pools(spec: PoolsSpec, dtype: DtypeSpec, nodes: Sequence[Node], share_c: float) -> Pools:
+    """Fill in what the spec leaves open, and check that everything fits the nodes at once.
+
+    Args:
+        share_c: Stage C's share of the cost of the run, which splits the GPUs of a cluster.
+
+    Raises:
+        SpecError: the pools ask for more than the nodes have.
+    """
+    gpus, cpus = sum(n.gpus for n in nodes), sum(n.cpus for n in nodes)
+    share = (_gpu_share(spec.c, gpus), _gpu_share(spec.ba, gpus))
+    actors = _actors(spec, share, gpus, share_c)
+    pools = [
+        _pool(pool, number, gpu, cpus / sum(actors), name)
+        for pool, number, gpu, name in zip((spec.c, spec.ba), actors, share, (dtype.c, dtype.ba), strict=True)
+    ]
+    sized = Pools(*pools, step_cpus=1.0 if gpus else 1.0 - CPU_ACTOR_SHARE)
+    _check_fit(sized, nodes)
+    return sized
+
+
+def _gpu_share(pool: PoolSpec, gpus: float) -> float:
+    if pool.gpus is not None:
+        return pool.gpus
+    return 0.0 if gpus == 0 else 0.5 if gpus == 1 else 1.0
+
+
+def _actors(spec: PoolsSpec, share: tuple[float, float], gpus: float, share_c: float) -> tuple[int, int]:
+    c, ba = spec.c.actors, spec.ba.actors
+    if c is None and ba is None and all(share) and gpus > 1:
+        slots = int(gpus / max(share))
+        c = min(max(1, round(slots * share_c)), max(1, slots - 1))
+    if c is None:
+        c = max(1, int((gpus - (ba or 1) * share[1]) / share[0])) if share[0] and gpus > 1 else 1
+    if ba is None:
+        ba = max(1, int((gpus - c * share[0]) / share[1])) if share[1] and gpus > 1 else 1
+    return c, ba
+
+
+def _pool(spec: PoolSpec, actors: int, gpus: float, cpus_per_actor: float, dtype: str) -> Pool:
+    most = max(1, int(cpus_per_actor))
+    threads = spec.threads or (min(most, MAX_GPU_ACTOR_THREADS) if gpus else most)
+    cpus = 0.0 if gpus else CPU_ACTOR_SHARE * threads
+    return Pool(actors, gpus, cpus, Settings(spec.batch, threads, dtype))
+
+
+def _check_fit(pools: Pools, nodes: Sequence[Node]) -> None:
+    need_gpus = sum(p.actors * p.gpus for p in (pools.c, pools.ba))
+    need_cpus = sum(p.actors * p.cpus for p in (pools.c, pools.ba)) + pools.step_cpus
+    have_gpus, have_cpus = sum(n.gpus for n in nodes), sum(n.cpus for n in nodes)
+    if need_gpus > have_gpus + 1e-6:
+        raise _too_much(pools, "GPUs", need_gpus, have_gpus)
+    if need_cpus > have_cpus + 1e-6:
+        raise _too_much(pools, "CPUs", need_cpus, have_cpus)
+    free = [[n.gpus, n.cpus] for n in nodes]
+    wanted = [(p.gpus, p.cpus) for p in (pools.c, pools.ba) for _ in range(p.actors)]
+    for gpus, cpus in sorted(wanted, reverse=True):
+        node = next((f for f in free if f[0] + 1e-6 >= gpus and f[1] + 1e-6 >= cpus), None)
+        if node is None:
+            raise _too_much(pools, "room on one node", f"{gpus:g} GPUs and {cpus:g} CPUs", free)
+        node[0] -= gpus
+        node[1] -= cpus
+
+
+def _too_much(pools: Pools, what: str, need: object, have: object) -> SpecError:
+    c, ba = pools.c, pools.ba
+    return SpecError(
+        f"the pools do not fit the cluster: not enough {what}",
+        where=f"pool C {c.actors} x ({c.gpus:g} GPU, {c.cpus:g} CPU), "
+        f"pool BA {ba.actors} x ({ba.gpus:g} GPU, {ba.cpus:g} CPU), steps {pools.step_cpus:g} CPU",
+        got=need,
+        expected=f"at most {have}",
+        next_step="lower pools.c.actors, pools.ba.actors, pools.*.gpus or pools.*.threads, or add nodes",
+    )

@@ -1,0 +1,53 @@
+"""What the pipeline asks of a runner, and what it tells one."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+from cascade_batch.runners.pools import Pools
+from cascade_batch.spec import DtypeSpec, ModelSpec, PoolsSpec
+from cascade_batch.workers.context import RunRef
+from cascade_batch.workers.shards import ShardData, Ticket
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that the workers of a sitting need to know; plain values, no credentials."""
+
+    ref: RunRef
+    model: ModelSpec
+    weights: Mapping[str, str]
+    """sha256 of each part, as in `weights.json`."""
+    pools: Pools
+    embeddings_schema: pa.Schema
+    attempts: int
+
+
+class Runner(Protocol):
+    """Carries shards through the steps; knows nothing of plans, resume or limits."""
+
+    name: str
+
+    def start(self) -> None:
+        """Connect to, or start, what the workers run on. Called only if there is something to do."""
+        ...
+
+    def size_pools(self, pools: PoolsSpec, dtype: DtypeSpec, share_c: float) -> Pools:
+        """Pools that fit; SpecError names what does not. `share_c` is Stage C's share of the cost."""
+        ...
+
+    def probe_create_only(self, uri: str) -> bool:
+        """Whether the store, as the workers see it, honours create-only writes."""
+        ...
+
+    def weight_digests(self, model: ModelSpec) -> dict[str, str]:
+        """sha256 of each part, read where the workers are."""
+        ...
+
+    def run(self, tickets: Iterable[Ticket], setup: Setup) -> Iterator[ShardData]:
+        """The shards in the order they end, each with its counts and seconds, without tables."""
+        ...
+
+    def close(self) -> None: ...

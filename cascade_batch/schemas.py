@@ -1,0 +1,155 @@
+"""Column names, types and closed sets of everything a run writes as a table. No I/O.
+
+Our columns are plain Parquet types, so that DuckDB, Polars, pandas and Spark open them as they are;
+the one extension type is the canonical Arrow fixed-shape tensor of the embeddings.
+"""
+
+import pyarrow as pa
+
+STATUSES = ("ok", "failed")
+
+ERROR_CODES = {
+    "null_prompt": "the row has no prompt",
+    "nan_output": "the network produced NaN",
+    "infinite_output": "the network produced an infinite value",
+    "single_colour": "every pixel has the same colour",
+    "out_of_memory": "the device ran out of memory even at batch 1",
+    "worker_died": "the prompt killed its worker in every attempt",
+}
+"""Why a row failed: the closed set of `error_code`, with what each means."""
+
+PLAN = pa.schema(
+    [
+        ("shard", pa.int64()),
+        ("prompt_file", pa.string()),
+        ("file", pa.int32()),
+        ("first_row", pa.int64()),
+        ("rows", pa.int32()),
+        ("first_image", pa.int64()),
+        ("images", pa.int32()),
+    ]
+)
+
+_ASKED = [
+    ("prompt", pa.string()),
+    ("negative_prompt", pa.string()),
+    ("seed", pa.int64()),
+    ("width", pa.int32()),
+    ("height", pa.int32()),
+    ("prior_steps", pa.int32()),
+    ("prior_guidance_scale", pa.float64()),
+    ("decoder_steps", pa.int32()),
+    ("decoder_guidance_scale", pa.float64()),
+]
+
+IMAGE_REQUESTS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("prompt_id", pa.string()),
+        ("image_index", pa.int32()),
+        ("row", pa.int32()),
+        *_ASKED,
+    ]
+)
+"""One row per image of a shard before anything is rendered; `row` counts within the shard's prompts."""
+
+_HAPPENED = [("status", pa.string()), ("error_code", pa.string()), ("error_message", pa.string())]
+
+MANIFEST = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("prompt_id", pa.string()),
+        ("image_index", pa.int32()),
+        ("shard", pa.int64()),
+        *_ASKED,
+        *_HAPPENED,
+        ("prompt_tokens", pa.int32()),
+        ("prompt_truncated", pa.bool_()),
+        ("attempts", pa.int32()),
+        ("image_uri", pa.string()),
+        ("image_bytes", pa.int64()),
+        ("image_sha256", pa.string()),
+        ("pixel_sha256", pa.string()),
+        ("embedding_uri", pa.string()),
+        ("embedding_row", pa.int32()),
+        ("embedding_sha256", pa.string()),
+        ("stage_c_key", pa.string()),
+        ("stage_ba_key", pa.string()),
+        ("stage_c_seconds", pa.float64()),
+        ("stage_ba_seconds", pa.float64()),
+        ("stage_c_device", pa.string()),
+        ("stage_ba_device", pa.string()),
+        ("stage_c_worker", pa.string()),
+        ("stage_ba_worker", pa.string()),
+        ("stage_c_batch", pa.int32()),
+        ("stage_ba_batch", pa.int32()),
+        ("stage_c_threads", pa.int32()),
+        ("stage_ba_threads", pa.int32()),
+        ("stage_c_dtype", pa.string()),
+        ("stage_ba_dtype", pa.string()),
+        ("versions", pa.string()),
+        ("numerics", pa.int32()),
+        ("encoder", pa.string()),
+        ("prompts_sha256", pa.string()),
+        ("writer_token", pa.string()),
+        ("created_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+"""Our columns of a manifest shard; the carried columns follow them."""
+
+MANIFEST_COLUMNS = frozenset(MANIFEST.names)
+
+MEASURED = frozenset(
+    {
+        "attempts",
+        "stage_c_seconds",
+        "stage_ba_seconds",
+        "stage_c_worker",
+        "stage_ba_worker",
+        "writer_token",
+        "created_at",
+    }
+)
+"""Manifest columns that tell how a sitting went; all others are equal in every run of one spec."""
+
+EMBEDDING_CHANNELS = 16
+
+
+def manifest_schema(carried: pa.Schema) -> pa.Schema:
+    """Schema of every manifest shard of a run: our columns, then the table's own."""
+    return pa.schema([*MANIFEST, *carried])
+
+
+def embedding_schema(size: tuple[int, int] | None) -> pa.Schema:
+    """Schema of every embedding shard of a run.
+
+    Args:
+        size: embedding height and width if all images of the run share one, else None: then
+            `embedding` is a flat list in (channel, height, width) order.
+    """
+    flat = pa.list_(pa.float32())
+    tensor = pa.fixed_shape_tensor(pa.float32(), [EMBEDDING_CHANNELS, *size]) if size else flat
+    return pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("embedding", tensor),
+            ("height", pa.int32()),
+            ("width", pa.int32()),
+            ("pooled", flat),
+            ("negative_pooled", flat),
+            ("stage_c_key", pa.string()),
+            ("embedding_sha256", pa.string()),
+            *_HAPPENED,
+            ("prompt_tokens", pa.int32()),
+            ("prompt_truncated", pa.bool_()),
+            ("attempts", pa.int32()),
+            ("seconds", pa.float64()),
+            ("device", pa.string()),
+            ("worker", pa.string()),
+            ("batch", pa.int32()),
+            ("threads", pa.int32()),
+            ("dtype", pa.string()),
+            ("prompts_sha256", pa.string()),
+            ("writer_token", pa.string()),
+        ]
+    )

@@ -1,0 +1,65 @@
+"""Stage keys: one hash that names a picture by all that decides it.
+
+Two images with equal keys are the same picture up to the numerics of their devices; the sha256
+columns beside a key name the bits.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from cascade_batch.numerics import NUMERICS_VERSION
+
+STAGE_C_PARTS = ("stage_c", "text_encoder", "tokenizer")
+STAGE_BA_PARTS = ("stage_b", "stage_a")
+
+
+def stage_c_key(request: Mapping[str, Any], weights: Mapping[str, str], dtype: str, preset: str) -> str:
+    """Key of an embedding.
+
+    Args:
+        request: a row of `schemas.IMAGE_REQUESTS`.
+        weights: sha256 of each part, as in `weights.json`.
+    """
+    guided = request["prior_guidance_scale"] > 1
+    return _hash(
+        {
+            "stage": "c",
+            "prompt": request["prompt"],
+            # The decoder reads the negative text too, so it decides even where the prior is unguided.
+            "negative_prompt": request["negative_prompt"],
+            "seed": request["seed"],
+            "height": request["height"],
+            "width": request["width"],
+            "steps": request["prior_steps"],
+            "guidance_scale": request["prior_guidance_scale"] if guided else None,
+            "sampler": preset,
+            "weights": {part: weights[part] for part in STAGE_C_PARTS},
+            "dtype": dtype,
+            "numerics": NUMERICS_VERSION,
+        }
+    )
+
+
+def stage_ba_key(request: Mapping[str, Any], c_key: str, weights: Mapping[str, str], dtype: str) -> str:
+    """Key of a picture: that of its embedding and all that Stage B and A add."""
+    guided = request["decoder_guidance_scale"] > 1
+    return _hash(
+        {
+            "stage": "ba",
+            "stage_c_key": c_key,
+            "seed": request["seed"],
+            "height": request["height"],
+            "width": request["width"],
+            "steps": request["decoder_steps"],
+            "guidance_scale": request["decoder_guidance_scale"] if guided else None,
+            "weights": {part: weights[part] for part in STAGE_BA_PARTS},
+            "dtype": dtype,
+            "numerics": NUMERICS_VERSION,
+        }
+    )
+
+
+def _hash(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

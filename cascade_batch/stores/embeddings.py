@@ -1,0 +1,65 @@
+"""Embedding shards, commit 1: one row per image, failed ones included.
+
+The array of a row is 16 x h x w float32; float32 holds bfloat16 exactly.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from cascade_batch.schemas import EMBEDDING_CHANNELS
+from cascade_batch.storage import Storage
+from cascade_batch.stores import layout, parquet
+
+_FLOAT_COLUMNS = ("embedding.list.element", "pooled.list.element", "negative_pooled.list.element")
+
+
+def embedding_sha256(embedding: np.ndarray) -> str:
+    """sha256 of the little-endian float32 values in (channel, height, width) order."""
+    return hashlib.sha256(np.ascontiguousarray(embedding, dtype="<f4").tobytes()).hexdigest()
+
+
+def embedding_column(arrays: Sequence[np.ndarray | None], schema: pa.Schema) -> pa.Array:
+    """Arrow column of (16, h, w) arrays, None for failed rows, of the run's embedding type."""
+    column_type = schema.field("embedding").type
+    if not isinstance(column_type, pa.FixedShapeTensorType):
+        return pa.array([None if a is None else a.ravel() for a in arrays], column_type)
+    length = int(np.prod(column_type.shape))
+    values = np.zeros((len(arrays), length), np.float32)
+    for row, array in enumerate(arrays):
+        if array is not None:
+            values[row] = array.ravel()
+    missing = pa.array([a is None for a in arrays], pa.bool_())
+    storage = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), length, mask=missing)
+    return pa.ExtensionArray.from_storage(column_type, storage)
+
+
+def embedding_arrays(table: pa.Table) -> list[np.ndarray | None]:
+    """The (16, h, w) float32 arrays of an embedding shard, None for failed rows."""
+    column = table["embedding"].combine_chunks()
+    storage = column.storage if isinstance(column, pa.ExtensionArray) else column
+    heights, widths = table["height"].to_pylist(), table["width"].to_pylist()
+    arrays: list[np.ndarray | None] = []
+    for row, (height, width) in enumerate(zip(heights, widths, strict=True)):
+        values = storage[row].values
+        shape = (EMBEDDING_CHANNELS, height, width)
+        arrays.append(None if values is None else values.to_numpy(zero_copy_only=False).reshape(shape))
+    return arrays
+
+
+def encode_embeddings(table: pa.Table) -> bytes:
+    return parquet.to_bytes(table, _FLOAT_COLUMNS)
+
+
+def read_embeddings(storage: Storage, shard: int) -> pa.Table:
+    """A committed embedding shard; StorageError if it is not there, IntegrityError if it is not whole."""
+    key = layout.embeddings_key(shard)
+    return parquet.from_bytes(storage.read(key), key)
+
+
+def committed_embeddings(storage: Storage) -> set[int]:
+    """Shards whose Stage C is done: one listing."""
+    shards = (layout.shard_of(info.key) for info in storage.list(layout.EMBEDDINGS))
+    return {shard for shard in shards if shard is not None}

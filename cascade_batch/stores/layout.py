@@ -1,0 +1,43 @@
+"""Where everything of a run lies, relative to the run's root. No I/O."""
+
+import re
+
+RUN = "run.json"
+PLAN = "plan.parquet"
+WEIGHTS = "weights.json"
+DRIVER = "driver.json"
+OUTCOME = "outcome.json"
+EMBEDDINGS, IMAGES, MANIFEST, NUMERICS, TABLE = "embeddings/", "images/", "manifest/", "numerics/", "table/"
+
+_SHARD_FILE = re.compile(r"shard-(\d{8,})\.parquet")
+
+
+def shard_name(shard: int) -> str:
+    return f"shard-{shard:08d}"
+
+
+def embeddings_key(shard: int) -> str:
+    return f"{EMBEDDINGS}{shard_name(shard)}.parquet"
+
+
+def manifest_key(shard: int) -> str:
+    return f"{MANIFEST}{shard_name(shard)}.parquet"
+
+
+def image_key(shard: int, image_id: str, suffix: str = "") -> str:
+    """Key of a picture; `suffix` tells a late, different attempt from the first."""
+    return f"{IMAGES}{shard_name(shard)}/{image_id}{suffix}.png"
+
+
+def numerics_key(device_kind: str) -> str:
+    return f"{NUMERICS}{re.sub(r'[^A-Za-z0-9._-]+', '-', device_kind)}.json"
+
+
+def table_key(part: int) -> str:
+    return f"{TABLE}part-{part:05d}.parquet"
+
+
+def shard_of(key: str) -> int | None:
+    """Shard number of an embedding or manifest key, None for any other object."""
+    match = _SHARD_FILE.fullmatch(key.rsplit("/", 1)[-1])
+    return int(match[1]) if match else None

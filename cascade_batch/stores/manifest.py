@@ -1,0 +1,55 @@
+"""Manifest shards, commit 2: one row per image; a shard whose manifest stands is done."""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+
+from cascade_batch.storage import Storage
+from cascade_batch.stores import layout, parquet
+
+READERS = 16
+"""Manifest shards read at once; they are small, so latency decides."""
+_ROWS_PER_PART = 500_000
+_SHARDS_PER_WAVE = 512
+
+
+def committed_shards(storage: Storage) -> set[int]:
+    """Shards that are done: one listing."""
+    shards = (layout.shard_of(info.key) for info in storage.list(layout.MANIFEST))
+    return {shard for shard in shards if shard is not None}
+
+
+def read_manifest(storage: Storage, shard: int) -> pa.Table:
+    key = layout.manifest_key(shard)
+    return parquet.from_bytes(storage.read(key), key)
+
+
+def read_manifests(storage: Storage, shards: Iterable[int]) -> Iterator[tuple[int, pa.Table]]:
+    """Manifest shards in the order given, read several at a time; memory holds one wave of them."""
+    todo = list(shards)
+    with ThreadPoolExecutor(READERS) as readers:
+        for start in range(0, len(todo), _SHARDS_PER_WAVE):
+            wave = todo[start : start + _SHARDS_PER_WAVE]
+            yield from zip(wave, readers.map(lambda s: read_manifest(storage, s), wave), strict=True)
+
+
+def write_table(storage: Storage, shards: Iterable[int], schema: pa.Schema) -> list[str]:
+    """The whole manifest in few large files under `table/`: derived, for analysts. Returns their keys."""
+    keys: list[str] = []
+    for part in _parts(read_manifests(storage, sorted(shards)), schema):
+        keys.append(layout.table_key(len(keys)))
+        storage.put(keys[-1], parquet.to_bytes(part))
+    return keys
+
+
+def _parts(manifests: Iterable[tuple[int, pa.Table]], schema: pa.Schema) -> Iterator[pa.Table]:
+    waiting, rows = [schema.empty_table()], 0
+    for _, table in manifests:
+        waiting.append(table)
+        rows += table.num_rows
+        if rows >= _ROWS_PER_PART:
+            yield pa.concat_tables(waiting)
+            waiting, rows = [schema.empty_table()], 0
+    if rows:
+        yield pa.concat_tables(waiting)

@@ -1,0 +1,37 @@
+"""Arrow tables to Parquet bytes and back, the same settings for every shard of a run."""
+
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cascade_batch.errors import IntegrityError
+
+
+def to_bytes(table: pa.Table, float_columns: tuple[str, ...] = ()) -> bytes:
+    """Parquet bytes of one table.
+
+    Args:
+        float_columns: Parquet paths of float arrays, stored byte-stream-split, which zstd packs
+            far better than plain floats.
+    """
+    sink = io.BytesIO()
+    dictionary = [name for name in table.column_names if not any(f.startswith(name) for f in float_columns)]
+    split = list(float_columns) or False
+    pq.write_table(
+        table, sink, compression="zstd", use_dictionary=dictionary or False, use_byte_stream_split=split
+    )
+    return sink.getvalue()
+
+
+def from_bytes(data: bytes, key: str) -> pa.Table:
+    """The table of one object; IntegrityError names the object if it is not whole Parquet."""
+    try:
+        return pq.read_table(io.BytesIO(data))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise IntegrityError(
+            "a committed table cannot be read",
+            where=key,
+            got=str(error).splitlines()[0],
+            next_step="`cascade-batch verify --reopen` re-opens the shard for the next render",
+        ) from None

@@ -1,0 +1,56 @@
+"""Cutting a shard's images into batches that are always full.
+
+Images of equal size, steps and guidance on or off share a batch. A short batch is padded by repeating
+its last image, because the bits of an image may depend on the batch's size, never on its neighbours.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of a shard to run together; the first `real` of `rows` count, the rest is padding."""
+
+    rows: tuple[int, ...]
+    real: int
+    height: int
+    width: int
+    steps: int
+    guided: bool
+
+
+def make_batches(requests: Sequence[Mapping[str, Any]], rows: Iterable[int], stage: str, size: int) -> list[Batch]:
+    """Batches of the given rows, in row order within each group.
+
+    Args:
+        requests: rows of `schemas.IMAGE_REQUESTS`.
+        rows: which of them to render.
+        stage: "prior" or "decoder": whose steps and guidance scale decide the groups.
+        size: images per batch.
+    """
+    groups: dict[tuple[int, int, int, bool], list[int]] = {}
+    for row in rows:
+        request = requests[row]
+        guided = request[f"{stage}_guidance_scale"] > 1
+        key = (request["height"], request["width"], request[f"{stage}_steps"], guided)
+        groups.setdefault(key, []).append(row)
+    return [
+        _padded(members[start : start + size], size, key)
+        for key, members in groups.items()
+        for start in range(0, len(members), size)
+    ]
+
+
+def halves(batch: Batch) -> list[Batch]:
+    """The batch in two of half its size, for a device that ran out of memory; padding-only halves are dropped."""
+    size = len(batch.rows) // 2
+    key = (batch.height, batch.width, batch.steps, batch.guided)
+    real = batch.rows[: batch.real]
+    return [_padded(list(real[start : start + size]), size, key) for start in range(0, len(real), size)]
+
+
+def _padded(members: Sequence[int], size: int, key: tuple[int, int, int, bool]) -> Batch:
+    padding = (members[-1],) * (size - len(members))
+    return Batch((*members, *padding), len(members), *key)

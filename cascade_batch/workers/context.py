@@ -1,0 +1,61 @@
+"""What a CPU step knows about its run, read from `run.json` once per process."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+
+import pyarrow as pa
+
+from cascade_batch import __version__
+from cascade_batch.errors import IntegrityError
+from cascade_batch.prompts import PromptTable
+from cascade_batch.schemas import manifest_schema
+from cascade_batch.spec import Spec, spec_from_dict
+from cascade_batch.storage import Storage
+from cascade_batch.stores import layout
+from cascade_batch.stores.run_record import read_json
+
+
+@dataclass(frozen=True)
+class RunRef:
+    """How a step finds its run: no credentials, no data, a few hundred bytes."""
+
+    uri: str
+    create_only: bool
+    numerics_text: str
+    """JSON of what `numerics/<device kind>.json` must say."""
+    table_root: str = ""
+    """Where the prompt table lies now, if it has moved since the run was planned."""
+
+
+@dataclass(frozen=True)
+class RunContext:
+    storage: Storage
+    spec: Spec
+    table: PromptTable
+    weights: dict[str, str]
+    manifest_schema: pa.Schema
+    versions: str
+
+
+@lru_cache(maxsize=4)
+def open_run(ref: RunRef) -> RunContext:
+    """The context of a run; IntegrityError if it has no `run.json` or `weights.json` yet."""
+    storage = Storage(ref.uri)
+    storage.create_only = ref.create_only
+    record, weights = read_json(storage, layout.RUN), read_json(storage, layout.WEIGHTS)
+    if record is None or weights is None:
+        raise IntegrityError("not a run", where=ref.uri, expected=f"{layout.RUN} and {layout.WEIGHTS}")
+    table = PromptTable.from_json(record["table"], root=ref.table_root)
+    return RunContext(
+        storage=storage,
+        spec=spec_from_dict(record["spec"]),
+        table=table,
+        weights=weights,
+        manifest_schema=manifest_schema(table.carried),
+        versions=_versions(),
+    )
+
+
+def _versions() -> str:
+    return f"cascade-batch {__version__} torch {version('torch')} transformers {version('transformers')}"

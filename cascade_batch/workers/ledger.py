@@ -1,0 +1,57 @@
+"""Who tried what how often: told before each shard, so that it survives the death of the worker.
+
+On its last attempt a shard runs one prompt at a time, each announced first. A prompt that was
+announced when the worker died is failed in the next attempt, and its shard-mates go on.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What a worker may do with a shard now."""
+
+    number: int
+    one_by_one: bool
+    deadly: frozenset[int] = frozenset()
+    """Prompts (`row` of the image requests) that killed their worker too often."""
+
+
+class Ledger(Protocol):
+    def begin(self, stage: str, shard: int) -> Attempt: ...
+
+    def announce(self, stage: str, shard: int, prompt: int) -> None: ...
+
+    def finish(self, stage: str, shard: int) -> None: ...
+
+
+@dataclass
+class _Open:
+    attempts: int = 0
+    announced: int | None = None
+    deadly: set[int] = field(default_factory=set)
+
+
+class AttemptLedger:
+    """The counts, kept outside the workers that may die."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._open: dict[tuple[str, int], _Open] = {}
+
+    def begin(self, stage: str, shard: int) -> Attempt:
+        """Count an attempt. A shard that is still open was left by a worker that died."""
+        entry = self._open.setdefault((stage, shard), _Open())
+        if entry.announced is not None:
+            entry.deadly.add(entry.announced)
+            entry.announced = None
+        entry.attempts += 1
+        return Attempt(entry.attempts, entry.attempts >= self._limit > 1, frozenset(entry.deadly))
+
+    def announce(self, stage: str, shard: int, prompt: int) -> None:
+        """The worker starts on this prompt alone; if it dies now, the prompt did it."""
+        self._open[stage, shard].announced = prompt
+
+    def finish(self, stage: str, shard: int) -> None:
+        self._open.pop((stage, shard), None)

@@ -1,0 +1,118 @@
+"""What both pools do with a shard: attempts, batches, halving when memory runs out. No torch here."""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cascade_batch.workers.batching import Batch, halves, make_batches
+from cascade_batch.workers.ledger import Attempt, Ledger
+
+Request = Mapping[str, Any]
+
+
+class DeviceOutOfMemory(Exception):
+    """The device had no room for a batch; the batch is halved, never the run ended."""
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """One image after one stage: a value, or the code of what failed."""
+
+    value: Any = None
+    error_code: str | None = None
+    error_message: str | None = None
+    seconds: float = 0.0
+    batch: int = 0
+
+    @property
+    def status(self) -> str:
+        return "failed" if self.error_code else "ok"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an actor of a pool is told: the numerics it must hold to."""
+
+    batch: int
+    threads: int
+    dtype: str
+    """auto, or a torch dtype's name."""
+
+
+RenderBatch = Callable[[Batch, Sequence[Request]], list[RowResult]]
+
+
+def worker_name() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def render_shard(
+    requests: Sequence[Request],
+    stage: str,
+    shard: int,
+    size: int,
+    ledger: Ledger,
+    render: RenderBatch,
+    already_failed: Mapping[int, RowResult],
+) -> tuple[list[RowResult], Attempt]:
+    """Results of all rows of a shard, in order.
+
+    Args:
+        stage: "prior" or "decoder".
+        size: images per batch.
+        render: one batch in, one result per real row out; may raise DeviceOutOfMemory.
+        already_failed: rows that are not to be rendered, with their results.
+    """
+    attempt = ledger.begin(stage, shard)
+    results = dict(already_failed)
+    for prompt in attempt.deadly:
+        results.update({row: _worker_died(attempt) for row in _rows_of(requests, prompt) if row not in results})
+    todo = [row for row in range(len(requests)) if row not in results]
+    for group, prompt in _groups(requests, todo, attempt):
+        if prompt is not None:
+            ledger.announce(stage, shard, prompt)
+        for batch in make_batches(requests, group, stage, size):
+            results.update(_render_batch(batch, requests, render))
+    ledger.finish(stage, shard)
+    return [results[row] for row in range(len(requests))], attempt
+
+
+def _groups(
+    requests: Sequence[Request], todo: list[int], attempt: Attempt
+) -> Iterable[tuple[list[int], int | None]]:
+    if not attempt.one_by_one:
+        return [(todo, None)]
+    prompts = sorted({requests[row]["row"] for row in todo})
+    return [([row for row in todo if requests[row]["row"] == prompt], prompt) for prompt in prompts]
+
+
+def _rows_of(requests: Sequence[Request], prompt: int) -> list[int]:
+    return [row for row, request in enumerate(requests) if request["row"] == prompt]
+
+
+def _worker_died(attempt: Attempt) -> RowResult:
+    message = f"the worker died {attempt.number - 1} times, the last time on this prompt alone"
+    return RowResult(error_code="worker_died", error_message=message)
+
+
+def _render_batch(batch: Batch, requests: Sequence[Request], render: RenderBatch) -> dict[int, RowResult]:
+    started = time.perf_counter()
+    try:
+        results = render(batch, requests)
+    except DeviceOutOfMemory as error:
+        if len(batch.rows) == 1:
+            return {batch.rows[0]: RowResult(error_code="out_of_memory", error_message=str(error), batch=1)}
+        return {
+            row: result
+            for half in halves(batch)
+            for row, result in _render_batch(half, requests, render).items()
+        }
+    seconds = (time.perf_counter() - started) / batch.real
+    size = len(batch.rows)
+    return {
+        row: RowResult(r.value, r.error_code, r.error_message, seconds, size)
+        for row, r in zip(batch.rows[: batch.real], results, strict=True)
+    }

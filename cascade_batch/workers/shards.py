@@ -1,0 +1,77 @@
+"""What travels between the steps of a run: a ticket, and the shard's tables for the next step only."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from cascade_batch.errors import CascadeError, StorageError, WeightsError
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """One shard to do. `retry` names the images to render again; empty means all of them."""
+
+    shard: int
+    file: int
+    first_row: int
+    rows: int
+    first_image: int
+    images: int
+    has_embeddings: bool = False
+    retry: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ShardData:
+    """A shard on its way. A table is set by one step for its neighbour and dropped after that."""
+
+    ticket: Ticket
+    requests: pa.Table | None = None
+    """`schemas.IMAGE_REQUESTS`: what to render."""
+    prompts_sha256: str = ""
+    """Hash of the prompt rows as read from the table."""
+    embeddings: pa.Table | None = None
+    """The embedding shard's schema; after Stage B without its arrays."""
+    pictures: pa.Table | None = None
+    """`stage_ba.PICTURES`: raw pixels and what happened."""
+    seconds_c: float = 0.0
+    seconds_ba: float = 0.0
+    """Busy seconds of the pools in this sitting."""
+    failed_rows: int = 0
+    error: str = ""
+    """A storage or integrity error: the shard stays undone, its later steps are passed over."""
+    error_is_permanent: bool = False
+    """The other shards would meet it as well, so the run stops."""
+
+
+Step = Callable[[ShardData], ShardData]
+
+
+def guarded(step: Step, data: ShardData) -> ShardData:
+    """Run a step; an error of ours that is not a row's leaves the shard undone instead of ending the run."""
+    if data.error:
+        return data
+    try:
+        return step(data)
+    except CascadeError as error:
+        return without_tables(data, str(error), _is_permanent(error))
+
+
+def _is_permanent(error: CascadeError) -> bool:
+    """Whether every other shard would meet the same error."""
+    return isinstance(error, WeightsError) or (isinstance(error, StorageError) and not error.transient)
+
+
+def without_tables(data: ShardData, error: str = "", is_permanent: bool = False) -> ShardData:
+    """What is left of a shard when its journey ends."""
+    return replace(
+        data, requests=None, embeddings=None, pictures=None, error=error, error_is_permanent=is_permanent
+    )
+
+
+def ticket_from_row(row: dict[str, Any], has_embeddings: bool, retry: tuple[str, ...] = ()) -> Ticket:
+    """The ticket of one row of `plan.parquet`."""
+    names = ("shard", "file", "first_row", "rows", "first_image", "images")
+    return Ticket(**{name: row[name] for name in names}, has_embeddings=has_embeddings, retry=retry)

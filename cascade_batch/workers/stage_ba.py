@@ -1,0 +1,139 @@
+"""Pool BA: one shard's committed embeddings in, its pixels out. Needs no text encoder."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from cascade_batch.cascade import Decoder, DecoderBatch, PartFiles, device_kind, fix_numerics, pick_device
+from cascade_batch.stores.embeddings import embedding_arrays
+from cascade_batch.stores.images import is_single_colour
+from cascade_batch.workers.batching import Batch
+from cascade_batch.workers.ledger import Ledger
+from cascade_batch.workers.rendering import (
+    DeviceOutOfMemory,
+    Request,
+    RowResult,
+    Settings,
+    render_shard,
+    worker_name,
+)
+from cascade_batch.workers.shards import ShardData
+from cascade_batch.workers.stage_c import resolve_dtype
+
+PICTURES = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("pixels", pa.large_binary()),
+        ("status", pa.string()),
+        ("error_code", pa.string()),
+        ("error_message", pa.string()),
+        ("attempts", pa.int32()),
+        ("seconds", pa.float64()),
+        ("device", pa.string()),
+        ("worker", pa.string()),
+        ("batch", pa.int32()),
+        ("threads", pa.int32()),
+        ("dtype", pa.string()),
+    ]
+)
+"""One row per image of a shard; `pixels` are (height, width, 3) uint8, null if failed."""
+
+_ARRAYS = ["embedding", "pooled", "negative_pooled"]
+
+
+class StageBAWorker:
+    """Holds Stage B and Stage A on one device."""
+
+    def __init__(self, parts: dict[str, PartFiles], settings: Settings, ledger: Ledger) -> None:
+        self._settings, self._ledger = settings, ledger
+        fix_numerics(settings.threads)
+        device = pick_device()
+        self.dtype = resolve_dtype(settings.dtype, device)
+        self._device_kind = device_kind(device)
+        self._decoder = Decoder.load(parts, self.dtype, device)
+
+    def render(self, data: ShardData) -> ShardData:
+        """The shard with its `pictures`, and its embeddings' arrays dropped."""
+        if data.error:
+            return data
+        assert data.requests is not None
+        assert data.embeddings is not None
+        fix_numerics(self._settings.threads)
+        embeddings, requests = data.embeddings, data.requests.to_pylist()
+        arrays = embedding_arrays(embeddings)
+        pooled, negative = (embeddings[c].to_pylist() for c in ("pooled", "negative_pooled"))
+        failed = _failed_before(embeddings)
+
+        def render(batch: Batch, requests: Sequence[Request]) -> list[RowResult]:
+            return self._render(batch, requests, arrays, pooled, negative)
+
+        results, attempt = render_shard(
+            requests, "decoder", data.ticket.shard, self._settings.batch, self._ledger, render, failed
+        )
+        pictures = self._table(requests, results, attempt.number)
+        seconds = sum(r.seconds for row, r in enumerate(results) if row not in failed)
+        return replace(data, embeddings=embeddings.drop(_ARRAYS), pictures=pictures, seconds_ba=seconds)
+
+    def _render(
+        self, batch: Batch, requests: Sequence[Request], arrays: list, pooled: list, negative: list
+    ) -> list[RowResult]:
+        rows = [requests[row] for row in batch.rows]
+        try:
+            out = self._decoder.render(
+                DecoderBatch(
+                    embeddings=np.stack([arrays[row] for row in batch.rows]),
+                    pooled=np.array([pooled[row] for row in batch.rows], np.float32),
+                    negative_pooled=np.array([negative[row] for row in batch.rows], np.float32),
+                    seeds=[r["seed"] for r in rows],
+                    height=batch.height,
+                    width=batch.width,
+                    steps=batch.steps,
+                    guidance=[r["decoder_guidance_scale"] for r in rows],
+                )
+            )
+        except torch.OutOfMemoryError as error:
+            raise DeviceOutOfMemory(str(error)) from None
+        return [_judged(out.pixels[i], out.has_nan[i], out.has_infinite[i]) for i in range(batch.real)]
+
+    def _table(self, requests: Sequence[Request], results: list[RowResult], attempts: int) -> pa.Table:
+        rows = len(results)
+        return pa.table(
+            {
+                "image_id": [r["image_id"] for r in requests],
+                "pixels": [r.value.tobytes() if r.value is not None else None for r in results],
+                "status": [r.status for r in results],
+                "error_code": [r.error_code for r in results],
+                "error_message": [r.error_message for r in results],
+                "attempts": [attempts] * rows,
+                "seconds": [r.seconds for r in results],
+                "device": [self._device_kind] * rows,
+                "worker": [worker_name()] * rows,
+                "batch": [r.batch for r in results],
+                "threads": [self._settings.threads] * rows,
+                "dtype": [self.dtype] * rows,
+            },
+            schema=PICTURES,
+        )
+
+
+def _failed_before(embeddings: pa.Table) -> dict[int, RowResult]:
+    columns = (embeddings[c].to_pylist() for c in ("status", "error_code", "error_message"))
+    return {
+        row: RowResult(error_code=code, error_message=message)
+        for row, (status, code, message) in enumerate(zip(*columns, strict=True))
+        if status == "failed"
+    }
+
+
+def _judged(pixels: np.ndarray, has_nan: bool, has_infinite: bool) -> RowResult:
+    if has_nan:
+        return RowResult(error_code="nan_output", error_message="Stage B or A produced NaN")
+    if has_infinite:
+        return RowResult(error_code="infinite_output", error_message="Stage B or A produced an infinite value")
+    if is_single_colour(pixels):
+        colour = tuple(int(v) for v in pixels[0, 0])
+        return RowResult(error_code="single_colour", error_message=f"every pixel is {colour}")
+    return RowResult(pixels)

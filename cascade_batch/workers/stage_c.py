@@ -1,0 +1,143 @@
+"""Pool C: one shard's prompts in, its embeddings out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from cascade_batch.cascade import PartFiles, Prior, PriorBatch, device_kind, fix_numerics, pick_device
+from cascade_batch.stores.embeddings import embedding_column, embedding_sha256
+from cascade_batch.workers.batching import Batch
+from cascade_batch.workers.ledger import Ledger
+from cascade_batch.workers.rendering import (
+    DeviceOutOfMemory,
+    Request,
+    RowResult,
+    Settings,
+    render_shard,
+    worker_name,
+)
+from cascade_batch.workers.shards import ShardData
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    embedding: np.ndarray | None
+    pooled: np.ndarray
+    negative_pooled: np.ndarray
+    tokens: int
+    truncated: bool
+
+
+class StageCWorker:
+    """Holds the text encoder and Stage C on one device."""
+
+    def __init__(
+        self, parts: dict[str, PartFiles], settings: Settings, schema: pa.Schema, ledger: Ledger
+    ) -> None:
+        self._settings, self._schema, self._ledger = settings, schema, ledger
+        fix_numerics(settings.threads)
+        device = pick_device()
+        self.dtype = resolve_dtype(settings.dtype, device)
+        self._device_kind = device_kind(device)
+        self._prior = Prior.load(parts, self.dtype, device)
+
+    def render(self, data: ShardData) -> ShardData:
+        """The shard with its `embeddings`; passed through if there is nothing to render."""
+        if data.requests is None or data.error:
+            return data
+        fix_numerics(self._settings.threads)
+        requests = data.requests.to_pylist()
+        no_prompt = RowResult(error_code="null_prompt", error_message="the row's prompt is null")
+        failed = {row: no_prompt for row, request in enumerate(requests) if request["prompt"] is None}
+        shard = data.ticket.shard
+        results, attempt = render_shard(
+            requests, "prior", shard, self._settings.batch, self._ledger, self._render, failed
+        )
+        table = self._table(requests, results, attempt.number)
+        return replace(
+            data, requests=data.requests, embeddings=table, seconds_c=sum(r.seconds for r in results)
+        )
+
+    def _render(self, batch: Batch, requests: Sequence[Request]) -> list[RowResult]:
+        rows = [requests[row] for row in batch.rows]
+        try:
+            out = self._prior.render(
+                PriorBatch(
+                    prompts=[r["prompt"] for r in rows],
+                    negative_prompts=[r["negative_prompt"] for r in rows],
+                    seeds=[r["seed"] for r in rows],
+                    height=batch.height,
+                    width=batch.width,
+                    steps=batch.steps,
+                    guidance=[r["prior_guidance_scale"] for r in rows],
+                )
+            )
+        except torch.OutOfMemoryError as error:
+            raise DeviceOutOfMemory(str(error)) from None
+        return [
+            _judged(
+                _Embedded(
+                    out.embeddings[i],
+                    out.pooled[i],
+                    out.negative_pooled[i],
+                    out.prompt_tokens[i],
+                    out.prompt_truncated[i],
+                )
+            )
+            for i in range(batch.real)
+        ]
+
+    def _table(self, requests: Sequence[Request], results: list[RowResult], attempts: int) -> pa.Table:
+        values: list[_Embedded | None] = [r.value for r in results]
+        arrays = [v.embedding if v else None for v in values]
+        shapes = [a.shape if a is not None else (None, None, None) for a in arrays]
+        columns: dict[str, Any] = {
+            "image_id": [r["image_id"] for r in requests],
+            "embedding": embedding_column(arrays, self._schema),
+            "height": [s[1] for s in shapes],
+            "width": [s[2] for s in shapes],
+            "pooled": [v.pooled if v else None for v in values],
+            "negative_pooled": [v.negative_pooled if v else None for v in values],
+            "embedding_sha256": [embedding_sha256(a) if a is not None else None for a in arrays],
+            "status": [r.status for r in results],
+            "error_code": [r.error_code for r in results],
+            "error_message": [r.error_message for r in results],
+            "prompt_tokens": [v.tokens if v else None for v in values],
+            "prompt_truncated": [v.truncated if v else None for v in values],
+            "attempts": [attempts] * len(results),
+            "seconds": [r.seconds for r in results],
+            "device": [self._device_kind] * len(results),
+            "worker": [worker_name()] * len(results),
+            "batch": [r.batch for r in results],
+            "threads": [self._settings.threads] * len(results),
+            "dtype": [self.dtype] * len(results),
+        }
+        return pa.table(
+            {
+                field.name: columns.get(field.name, pa.nulls(len(results), field.type))
+                for field in self._schema
+            },
+            schema=self._schema,
+        )
+
+
+def _judged(value: _Embedded) -> RowResult:
+    assert value.embedding is not None
+    if np.isnan(value.embedding).any():
+        code, message = "nan_output", "Stage C produced NaN"
+    elif np.isinf(value.embedding).any():
+        code, message = "infinite_output", "Stage C produced an infinite value"
+    else:
+        return RowResult(value)
+    return RowResult(replace(value, embedding=None), code, message)
+
+
+def resolve_dtype(name: str, device: str) -> str:
+    """auto is bfloat16 on a GPU, float32 on a CPU."""
+    if name != "auto":
+        return name
+    return "float32" if device == "cpu" else "bfloat16"

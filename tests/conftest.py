@@ -10,8 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.servers import S3Server, start_moto, start_seaweed
+
+settings.register_profile("shared machine", deadline=None)  # a slow neighbour is no failure
+settings.load_profile("shared machine")
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import fcntl
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,11 +42,12 @@ class LocalFiles:
 
     def list(self, folder: str) -> Iterator[tuple[str, int, None]]:
         """(key, bytes, no ETag) of every file below `folder`, temporary ones excepted."""
-        for parent, _, names in os.walk(self.root / folder):
+        for parent, _, names in os.walk(self.root / folder, onerror=_unless_missing):
             for name in names:
-                path = Path(parent, name)
-                if not name.startswith(TEMPORARY):
-                    yield path.relative_to(self.root).as_posix(), path.stat().st_size, None
+                path = os.path.join(parent, name)
+                with suppress(FileNotFoundError):  # deleted since, or a dangling link
+                    if not name.startswith(TEMPORARY):
+                        yield os.path.relpath(path, self.root), os.stat(path).st_size, None
 
     def create(self, key: str, data: bytes) -> None:
         """Raises FileExistsError, leaving the file as it is."""
@@ -103,6 +104,12 @@ def _synced_file(path: Path, data: bytes) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def _unless_missing(error: OSError) -> None:
+    """`os.walk` passes over unreadable folders in silence; a listing with holes is worse than none."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _make_folder(folder: Path) -> None:

@@ -4,12 +4,13 @@ State lives on storage only. What is done is what `manifest/` lists; everything 
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from cascade_batch import weights
@@ -64,9 +65,17 @@ class Observer(Protocol):
 
 
 def render(
-    spec: Spec, runner: Runner, observer: Observer, *, retry_failed: bool = False, take_over: bool = False
+    spec: Spec,
+    make_runner: Callable[[], Runner],
+    observer: Observer,
+    *,
+    retry_failed: bool = False,
+    take_over: bool = False,
 ) -> Outcome:
     """Render what is left of the run at `spec.output.uri`, which is planned first if it is new.
+
+    Args:
+        make_runner: called only if something is left, so that a finished run starts neither Ray nor torch.
 
     Raises:
         CascadeError: bad input, weights or storage, before anything is spent.
@@ -75,7 +84,6 @@ def render(
     storage.check_writable()
     located = weights.locate(spec.model)
     run = open_or_create(spec, storage)
-    heartbeat = Heartbeat(storage)
     done = committed_shards(storage)
     failed = _failed_images(run, done)
     tickets = _retries(run, failed) if retry_failed else _undone(run, done)
@@ -87,20 +95,18 @@ def render(
     if not tickets or _over_limit(spec, progress):
         return _finish(run, progress, done, (), _early_state(spec, progress, tickets))
     observer.note(f"{len(tickets)} shards to do, {len(done)} done before; parts {', '.join(sorted(located))}")
-    with closing(runner), heartbeat_after_probe(runner, storage, heartbeat, observer, take_over):
+    with closing(make_runner()) as runner, _alive(runner, storage, observer, take_over):
         setup = _setup(spec, run, runner, observer)
         progress.actors_c, progress.actors_ba = setup.pools.c.actors, setup.pools.ba.actors
         return _drive(spec, run, runner.run(tickets, setup), progress, done, observer)
 
 
-def heartbeat_after_probe(
-    runner: Runner, storage: Storage, heartbeat: Heartbeat, observer: Observer, take_over: bool
-) -> Heartbeat:
-    """Start the runner, learn what the store can do, and only then say that this driver is alive."""
-    runner.start()
+def _alive(runner: Runner, storage: Storage, observer: Observer, take_over: bool) -> Heartbeat:
+    """Learn what the store can do, and only then say that this driver is alive."""
     storage.create_only = runner.probe_create_only(storage.uri)
     if not storage.create_only:
         observer.note("this store has no create-only writes: safe for one driver at a time")
+    heartbeat = Heartbeat(storage)
     heartbeat.check_alone(take_over)
     return heartbeat
 
@@ -118,9 +124,7 @@ def _retries(run: OpenRun, failed: dict[int, list[str]]) -> list[Ticket]:
     return [ticket_from_row(row, True, tuple(failed[row["shard"]])) for row in rows]
 
 
-def _int64(values: Iterable[int]):  # noqa: ANN202
-    import pyarrow as pa
-
+def _int64(values: Iterable[int]) -> pa.Array:
     return pa.array(list(values), pa.int64())
 
 
@@ -212,7 +216,7 @@ def _fixed_weights(run: OpenRun, digests: dict[str, str]) -> dict[str, str]:
 def _drive(
     spec: Spec,
     run: OpenRun,
-    shards: Iterator[ShardData],
+    shards: Generator[ShardData],
     progress: Progress,
     done: set[int],
     observer: Observer,
@@ -239,6 +243,8 @@ def _drive(
             state = FINISHED if not errors and progress.done_images == progress.total_images else INCOMPLETE
     except KeyboardInterrupt:
         state = INTERRUPTED
+    finally:
+        shards.close()
     return _finish(run, progress, done, tuple(errors), state)
 
 

@@ -1,7 +1,7 @@
 """One process, no Ray: for debugging, and the reference that the Ray runner must equal."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -19,11 +19,6 @@ from cascade_batch.workers.shards import ShardData, Ticket, guarded
 
 class LocalRunner:
     """Carries one shard after another through every step."""
-
-    name = "local"
-
-    def start(self) -> None:
-        """Nothing to start: torch is imported when the first shard needs it."""
 
     def size_pools(self, pools: PoolsSpec, dtype: DtypeSpec, share_c: float) -> Pools:
         """One worker a pool, in turn, so each may use every core."""
@@ -43,7 +38,7 @@ class LocalRunner:
 
         return weight_digests(model)
 
-    def run(self, tickets: Iterable[Ticket], setup: Setup) -> Iterator[ShardData]:
+    def run(self, tickets: Iterable[Ticket], setup: Setup) -> Generator[ShardData]:
         """Shards in ticket order. The models are loaded when the first shard needs them."""
         workers = _Workers(setup)
         steps = (

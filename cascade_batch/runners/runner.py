@@ -1,6 +1,6 @@
 """What the pipeline asks of a runner, and what it tells one."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,12 +28,6 @@ class Setup:
 class Runner(Protocol):
     """Carries shards through the steps; knows nothing of plans, resume or limits."""
 
-    name: str
-
-    def start(self) -> None:
-        """Connect to, or start, what the workers run on. Called only if there is something to do."""
-        ...
-
     def size_pools(self, pools: PoolsSpec, dtype: DtypeSpec, share_c: float) -> Pools:
         """Pools that fit; SpecError names what does not. `share_c` is Stage C's share of the cost."""
         ...
@@ -46,7 +40,7 @@ class Runner(Protocol):
         """sha256 of each part, read where the workers are."""
         ...
 
-    def run(self, tickets: Iterable[Ticket], setup: Setup) -> Iterator[ShardData]:
+    def run(self, tickets: Iterable[Ticket], setup: Setup) -> Generator[ShardData]:
         """The shards in the order they end, each with its counts and seconds, without tables."""
         ...
 

@@ -1,11 +1,16 @@
 """Weights as a worker gets them: located, fetched once per node, and held to the run's `weights.json`."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from cascade_batch import weights
 from cascade_batch.errors import WeightsError
-from cascade_batch.models.checkpoints import PartFiles
 from cascade_batch.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from cascade_batch.models.checkpoints import PartFiles
 
 
 def weight_digests(model: ModelSpec) -> dict[str, str]:
@@ -16,6 +21,8 @@ def weight_digests(model: ModelSpec) -> dict[str, str]:
 
 def load_parts(model: ModelSpec, names: Iterable[str], expected: Mapping[str, str]) -> dict[str, PartFiles]:
     """Local files of the named parts; WeightsError if one is not the part that the run began with."""
+    from cascade_batch.models.checkpoints import PartFiles  # torch: not for the driver
+
     located = weights.locate(model)
     parts = {}
     for name in names:
@@ -30,5 +37,6 @@ def load_parts(model: ModelSpec, names: Iterable[str], expected: Mapping[str, st
                 expected=expected[name],
                 next_step="restore them on this node, or start a new run",
             )
-        parts[name] = PartFiles(weights.read_config(part), folder, tuple(folder / f for f in part.files))
+        config = {} if name == "tokenizer" else weights.read_config(part)
+        parts[name] = PartFiles(config, folder, tuple(folder / file for file in part.files))
     return parts

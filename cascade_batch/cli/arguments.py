@@ -1,0 +1,112 @@
+"""The frozen surface of the command line. Everyday flags are names for keys of the spec; the rest is `--set`."""
+
+import argparse
+from typing import Any
+
+from cascade_batch import __version__
+from cascade_batch.errors import SpecError
+
+MODEL_HELP = (
+    "an embedded model (tiny: fixed random weights, for trying the machinery), or a folder or URL in the "
+    "diffusers layout. The published Stable Cascade weights are under Stability AI's non-commercial research "
+    "licence; this program's Apache-2.0 licence does not cover them"
+)
+
+SPEC_FLAGS = {
+    "prompts": "prompts.uri",
+    "out": "output.uri",
+    "model": "model.name",
+    "variant": "model.variant",
+    "dtype": "model.dtype",
+    "limit": "prompts.limit",
+    "seed": "seed",
+    "width": "render.width",
+    "height": "render.height",
+    "c_actors": "pools.c.actors",
+    "c_gpus": "pools.c.gpus",
+    "ba_actors": "pools.ba.actors",
+    "ba_gpus": "pools.ba.gpus",
+    "max_failed_rows": "limits.failed_rows",
+    "log_format": "log.format",
+}
+"""Flag -> the key of the spec it names."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every command with its flags; importing neither torch nor ray."""
+    parser = argparse.ArgumentParser(
+        prog="cascade-batch",
+        description="Render prompt tables with Stable Cascade: resumable, verifiable, one manifest row per image.",
+        epilog="exit codes: 0 finished, 1 failed, 2 bad input (nothing spent), 3 more failed rows than allowed, "
+        "4 verify found a difference, 130 interrupted",
+    )
+    parser.add_argument("--version", action="version", version=f"cascade-batch {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_render(commands.add_parser("render", help="render a prompt table, or go on where it stopped"))
+    _add_plan(commands.add_parser("plan", help="shards, images, bytes and PFLOP of a table; spends nothing"))
+    status = commands.add_parser("status", help="how far a run is")
+    status.add_argument("run", metavar="RUN", help="the run's folder or URL")
+    verify = commands.add_parser("verify", help="check every image of a run against its manifest")
+    verify.add_argument("run", metavar="RUN", help="the run's folder or URL")
+    verify.add_argument(
+        "--reopen", action="store_true", help="re-open damaged shards, so that the next render makes them again"
+    )
+    return parser
+
+
+def _add_render(parser: argparse.ArgumentParser) -> None:
+    _add_spec_flags(parser)
+    parser.add_argument("--runner", choices=("ray", "local"), default="ray", help="default: ray")
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="render only failed rows; all others keep bytes and rows"
+    )
+    parser.add_argument(
+        "--take-over", action="store_true", help="go on although another driver seems alive on this store"
+    )
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    _add_spec_flags(parser)
+    rate = parser.add_mutually_exclusive_group()
+    rate.add_argument("--rate", type=float, metavar="N", help="measured images per second, to print hours")
+    rate.add_argument("--rate-from", metavar="RUN", help="take the rate from an earlier run's manifest")
+
+
+def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompts", nargs="?", metavar="PROMPTS", help="Parquet file, folder or glob; any URL")
+    parser.add_argument("--out", metavar="RUN", help="the run's folder or bucket prefix")
+    parser.add_argument("--spec", metavar="FILE", help="YAML file with keys of the spec")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", dest="sets", help="any key of the spec"
+    )
+    parser.add_argument("--model", metavar="NAME", help=MODEL_HELP)
+    parser.add_argument("--variant", help="file variant of the weights, such as bf16")
+    parser.add_argument("--dtype", help="auto, float32 or bfloat16 for all networks")
+    parser.add_argument(
+        "--column", action="append", default=[], metavar="OURS=THEIRS", help="use another column, prompt=caption"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N prompts")
+    parser.add_argument("--seed", type=int, help="run seed, for rows without one")
+    parser.add_argument("--width", type=int, help="pixels, multiple of 8 (default 1024)")
+    parser.add_argument("--height", type=int, help="pixels, multiple of 8 (default 1024)")
+    for pool, stage in (("c", "Stage C"), ("ba", "Stage B + A")):
+        parser.add_argument(f"--{pool}-actors", type=int, metavar="N", help=f"actors of pool {stage}")
+        parser.add_argument(f"--{pool}-gpus", type=float, metavar="X", help="GPU share of each; 0 for CPU")
+    parser.add_argument("--max-failed-rows", type=int, metavar="N", help="stop beyond this, all sittings counted")
+    parser.add_argument("--log-format", choices=("text", "json"))
+
+
+def spec_flags(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The spec keys that flags set; a flag not given sets nothing."""
+    given = {key: getattr(arguments, flag) for flag, key in SPEC_FLAGS.items()}
+    flags = {key: value for key, value in given.items() if value is not None}
+    if arguments.column:
+        flags["prompts.columns"] = dict(_column(text) for text in arguments.column)
+    return flags
+
+
+def _column(text: str) -> tuple[str, str]:
+    ours, sign, theirs = text.partition("=")
+    if not sign or not ours or not theirs:
+        raise SpecError("--column needs ours=theirs", got=text, next_step="write --column prompt=caption")
+    return ours, theirs

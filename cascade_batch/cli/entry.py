@@ -1,0 +1,92 @@
+"""Parse, run one command, turn what happened into an exit code."""
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+
+from cascade_batch import log, pipeline
+from cascade_batch.cli.arguments import build_parser, spec_flags
+from cascade_batch.cli.showing import make_observer, summary
+from cascade_batch.errors import CascadeError, PromptTableError, SpecError, WeightsError
+from cascade_batch.runners.local import LocalRunner
+from cascade_batch.runners.runner import Runner
+from cascade_batch.spec import Spec, load_spec
+
+FINISHED, FAILED, BAD_INPUT, TOO_MANY_FAILED, DIFFERENT, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+_EXIT_OF_STATE = {
+    pipeline.FINISHED: FINISHED,
+    pipeline.INCOMPLETE: FAILED,
+    pipeline.TOO_MANY_FAILED: TOO_MANY_FAILED,
+    pipeline.INTERRUPTED: INTERRUPTED,
+}
+
+
+def entry() -> None:
+    """The `cascade-batch` program."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command line; returns the exit code of DESIGN section 8."""
+    arguments = build_parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    commands = {"render": _render, "plan": _plan, "status": _status, "verify": _verify}
+    try:
+        return commands[arguments.command](arguments, argv)
+    except CascadeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        bad_input = isinstance(error, SpecError | PromptTableError | WeightsError)
+        return BAD_INPUT if bad_input else FAILED
+    except KeyboardInterrupt:
+        print("interrupted; what is committed is safe. Repeat the command to go on.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """SIGTERM ends a run as Ctrl-C does; a second one must not disturb the clean-up."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _spec(arguments) -> Spec:  # noqa: ANN001
+    text = Path(arguments.spec).read_text() if arguments.spec else ""
+    spec = load_spec(text, arguments.sets, spec_flags(arguments))
+    log.configure(spec.log.level, spec.log.format)
+    if not spec.prompts.uri:
+        raise SpecError("no prompt table", next_step="name it: cascade-batch render PROMPTS --out RUN")
+    return spec
+
+
+def _render(arguments, argv: Sequence[str]) -> int:  # noqa: ANN001
+    spec = _spec(arguments)
+    if not spec.output.uri:
+        raise SpecError("nowhere to write", next_step="add --out RUN, a folder or a bucket prefix")
+    observer = make_observer()
+    try:
+        outcome = pipeline.render(
+            spec,
+            _runner_maker(arguments.runner),
+            observer,
+            retry_failed=arguments.retry_failed,
+            take_over=arguments.take_over,
+        )
+    finally:
+        observer.close()
+    print(summary(outcome, spec.output.uri, argv))
+    return _EXIT_OF_STATE[outcome.state]
+
+
+def _runner_maker(name: str) -> Callable[[], Runner]:
+    """Makes the runner when there is work; Ray is imported then, not before."""
+
+    def make() -> Runner:
+        if name == "local":
+            return LocalRunner()
+        from cascade_batch.runners.ray_data import RayRunner
+
+        return RayRunner()
+
+    return make

@@ -1,0 +1,60 @@
+"""How far a run is, read from storage alone."""
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.compute as pc
+
+from cascade_batch.opening import OpenRun
+from cascade_batch.stores import layout
+from cascade_batch.stores.embeddings import committed_embeddings
+from cascade_batch.stores.manifest import committed_shards, read_manifests
+from cascade_batch.stores.run_record import HEARTBEAT_FRESH_S, read_json
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    shards: int
+    shards_done: int
+    shards_embedded: int
+    """Shards whose Stage C is committed, done ones included."""
+    images: int
+    images_done: int
+    failed: dict[str, int]
+    """Failed rows by error code."""
+    driver: str
+    outcome: dict[str, Any] | None
+    """How the last sitting ended, None if none has."""
+
+
+def run_status(run: OpenRun) -> RunStatus:
+    """Counts of what is committed; reads every manifest shard for its failures."""
+    done = committed_shards(run.storage)
+    images_done, failed = 0, Counter()
+    for _, manifest in read_manifests(run.storage, sorted(done)):
+        images_done += manifest.num_rows
+        codes = manifest.filter(pc.equal(manifest["status"], "failed"))["error_code"]
+        failed.update(codes.to_pylist())
+    return RunStatus(
+        shards=run.shards.num_rows,
+        shards_done=len(done),
+        shards_embedded=len(committed_embeddings(run.storage)),
+        images=run.images,
+        images_done=images_done,
+        failed=dict(failed),
+        driver=_driver(run),
+        outcome=read_json(run.storage, layout.OUTCOME),
+    )
+
+
+def _driver(run: OpenRun) -> str:
+    record = read_json(run.storage, layout.DRIVER)
+    if record is None:
+        return "none yet"
+    silence = time.time() - record["time"]
+    if record["stopped"]:
+        return f"stopped on {record['host']} {silence:.0f} s ago"
+    alive = "alive" if silence < HEARTBEAT_FRESH_S else "silent"
+    return f"{alive} on {record['host']}, last heard {silence:.0f} s ago"

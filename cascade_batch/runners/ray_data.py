@@ -1,0 +1,245 @@
+"""Two actor pools under Ray Data; the only module that imports ray.
+
+    read shard -> pool C -> commit embeddings -> read them -> pool BA -> commit images and manifest
+
+GPU actors do GPU work; reading, PNG encoding, hashing and uploading are CPU steps beside them. A
+dead actor is restarted without limit, and what it was doing is counted by a ledger that outlives it.
+"""
+
+import json
+import logging
+import os
+import signal
+from collections.abc import Callable, Generator, Iterable
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cascade_batch.errors import CascadeError, StorageError
+from cascade_batch.runners.pools import Node, Pool, Pools, size_pools
+from cascade_batch.runners.runner import Setup
+from cascade_batch.runners.shard_rows import from_row, to_row
+from cascade_batch.spec import DtypeSpec, ModelSpec, PoolsSpec
+from cascade_batch.stage_keys import STAGE_BA_PARTS, STAGE_C_PARTS
+from cascade_batch.storage import Storage
+from cascade_batch.stores import layout
+from cascade_batch.workers.committing import commit_embeddings, commit_images
+from cascade_batch.workers.context import RunRef
+from cascade_batch.workers.ledger import Attempt, AttemptLedger
+from cascade_batch.workers.parts import load_parts, weight_digests
+from cascade_batch.workers.reading import read_committed, read_shard
+from cascade_batch.workers.shards import ShardData, Ticket, guarded
+
+ACTORS_READY_S = 1800
+"""Loading gigabytes takes minutes; waiting longer than this for an actor is a cluster that is full."""
+NO_PROGRESS_S = 4 * 3600
+"""Ray Data gives up on a silent graph; one big shard on a slow card may take more than its 30 minutes."""
+
+log = logging.getLogger(__name__)
+
+
+class RayLedger:
+    """The attempt ledger, seen from a worker: an actor on the driver's node."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    def begin(self, stage: str, shard: int) -> Attempt:
+        return ray.get(self._handle.begin.remote(stage, shard))
+
+    def announce(self, stage: str, shard: int, prompt: int) -> None:
+        ray.get(self._handle.announce.remote(stage, shard, prompt))
+
+    def finish(self, stage: str, shard: int) -> None:
+        ray.get(self._handle.finish.remote(stage, shard))
+
+
+class PoolC:
+    """One actor of pool C."""
+
+    def __init__(self, setup: Setup, ledger: RayLedger) -> None:
+        from cascade_batch.workers.stage_c import StageCWorker
+
+        parts = load_parts(setup.model, STAGE_C_PARTS, setup.weights)
+        self._worker = StageCWorker(parts, setup.pools.c.settings, setup.embeddings_schema, ledger)
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        return _on_device(self._worker.render, row)
+
+
+class PoolBA:
+    """One actor of pool BA."""
+
+    def __init__(self, setup: Setup, ledger: RayLedger) -> None:
+        from cascade_batch.workers.stage_ba import StageBAWorker
+
+        parts = load_parts(setup.model, STAGE_BA_PARTS, setup.weights)
+        self._worker = StageBAWorker(parts, setup.pools.ba.settings, ledger)
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        return _on_device(self._worker.render, row)
+
+
+def _on_device(render: Callable[[ShardData], ShardData], row: pa.Table) -> pa.Table:
+    """Render a shard; a broken device ends this process, because only a death is restarted by Ray."""
+    import torch
+
+    data = from_row(row)
+    try:
+        return to_row(guarded(render, data))
+    except torch.AcceleratorError:
+        log.exception("device error in shard %d, ending this worker", data.ticket.shard)
+        logging.shutdown()
+        os._exit(1)
+
+
+def _step(row: pa.Table, step: Callable[..., ShardData], ref: RunRef) -> pa.Table:
+    return to_row(guarded(partial(step, ref=ref), from_row(row)))
+
+
+class RayRunner:
+    """Connects to RAY_ADDRESS if it is set, else starts Ray on this machine."""
+
+    def __init__(self) -> None:
+        self._owns_cluster = not ray.is_initialized() and not os.environ.get("RAY_ADDRESS")
+        if not ray.is_initialized():
+            self._connect()
+
+    def _connect(self) -> None:
+        # Ray switches token checks on or off by what ran before, unless it is told.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        options: dict[str, Any] = {"logging_level": "error", "log_to_driver": True}
+        if self._owns_cluster:
+            cpus = max(2, os.cpu_count() or 1)
+            options |= {"address": "local", "include_dashboard": False, "num_cpus": cpus}
+        on_sigterm = signal.getsignal(signal.SIGTERM)
+        ray.init(**options)
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler would end the process on the spot
+
+    def size_pools(self, pools: PoolsSpec, dtype: DtypeSpec, share_c: float) -> Pools:
+        return size_pools(pools, dtype, _nodes(), share_c)
+
+    def probe_create_only(self, uri: str) -> bool:
+        """Asked from every node, because that is where the writers are."""
+        return all(self._on_every_node(_probe, uri))
+
+    def weight_digests(self, model: ModelSpec) -> dict[str, str]:
+        return _unwrapped(lambda: ray.get(ray.remote(weight_digests).options(num_cpus=0).remote(model)))
+
+    def run(self, tickets: Iterable[Ticket], setup: Setup) -> Generator[ShardData]:
+        """Shards in the order they end."""
+        _configure(DataContext.get_current())
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        handle = ray.remote(AttemptLedger).options(num_cpus=0, scheduling_strategy=here)
+        ledger = RayLedger(handle.remote(setup.attempts))
+        graph = _graph(list(tickets), setup, ledger)
+        rows = graph.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0)
+        try:
+            for row in rows:
+                yield from_row(row)
+        except RayError as error:
+            raise _in_our_words(error) from error
+
+    def close(self) -> None:
+        """Stop a cluster of our own; leave one we only connected to."""
+        if self._owns_cluster and ray.is_initialized():
+            ray.shutdown()
+
+    def _on_every_node(self, function: Callable, *args: Any) -> list[Any]:
+        remote = ray.remote(function)
+        nodes = [n["NodeID"] for n in ray.nodes() if n["Alive"]]
+        strategies = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+        return _unwrapped(
+            lambda: ray.get(
+                [remote.options(num_cpus=0, scheduling_strategy=s).remote(*args) for s in strategies]
+            )
+        )
+
+
+def _probe(uri: str) -> bool:
+    return Storage(uri).probe_create_only(layout.RUN)
+
+
+def _nodes() -> list[Node]:
+    alive = [n["Resources"] for n in ray.nodes() if n["Alive"]]
+    return [Node(cpus=r.get("CPU", 0.0), gpus=r.get("GPU", 0.0)) for r in alive]
+
+
+def _configure(context: DataContext) -> None:
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
+    context.target_max_block_size = None  # never split a row's block
+    context.wait_for_min_actors_s = ACTORS_READY_S
+    context.execution_no_progress_timeout_s = NO_PROGRESS_S
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _graph(tickets: list[Ticket], setup: Setup, ledger: RayLedger) -> Dataset:
+    rows = [{"ticket": json.dumps(_plain(ticket))} for ticket in tickets]
+    cpus, ref = setup.pools.step_cpus, setup.ref
+    graph = ray.data.from_items(rows, override_num_blocks=len(rows))
+    graph = _map_step(graph, _open_ticket, cpus)
+    if any(not t.has_embeddings or t.retry for t in tickets):
+        graph = _map_step(graph, partial(_step, step=read_shard, ref=ref), cpus)
+        graph = _map_pool(graph, PoolC, setup.pools.c, setup, ledger)
+        graph = _map_step(graph, partial(_step, step=commit_embeddings, ref=ref), cpus)
+    graph = _map_step(graph, partial(_step, step=read_committed, ref=ref), cpus)
+    graph = _map_pool(graph, PoolBA, setup.pools.ba, setup, ledger)
+    return _map_step(graph, partial(_step, step=commit_images, ref=ref), cpus)
+
+
+def _plain(ticket: Ticket) -> dict[str, Any]:
+    return ticket.__dict__ | {"retry": list(ticket.retry)}
+
+
+def _open_ticket(row: pa.Table) -> pa.Table:
+    ticket = json.loads(row["ticket"][0].as_py())
+    return to_row(ShardData(Ticket(**ticket | {"retry": tuple(ticket["retry"])})))
+
+
+def _map_step(graph: Dataset, step: Callable, cpus: float) -> Dataset:
+    return graph.map_batches(step, batch_size=1, batch_format="pyarrow", num_cpus=cpus)
+
+
+def _map_pool(graph: Dataset, actor: type, pool: Pool, setup: Setup, ledger: RayLedger) -> Dataset:
+    return graph.map_batches(
+        actor,
+        batch_size=1,
+        batch_format="pyarrow",
+        fn_constructor_kwargs={"setup": setup, "ledger": ledger},
+        compute=ActorPoolStrategy(size=pool.actors),
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus,
+    )
+
+
+def _unwrapped(call: Callable[[], Any]) -> Any:
+    """Run a remote call; our own errors come back as themselves."""
+    try:
+        return call()
+    except RayError as error:
+        raise _in_our_words(error) from error
+
+
+def _in_our_words(error: RayError) -> CascadeError:
+    """Our error if one caused this, else what Ray says in one message."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, CascadeError):
+            return cause
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    log.debug("%s", error)
+    return StorageError(
+        "a worker or the cluster failed; finished shards are safe",
+        where="ray",
+        got=lines[-1] if lines else repr(error),
+        next_step="repeat the command to go on; --set log.level=debug shows the whole trace",
+    )

@@ -1,0 +1,84 @@
+"""What is known of an opened prompt table: its files, their layout, and the carried columns' types.
+
+It holds no rows, is picklable, and goes into `run.json` as it stands, a few hundred bytes a file.
+"""
+
+import base64
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from cascade_batch.storage import Storage
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """One Parquet file; `path` is relative to the table's root."""
+
+    path: str
+    size: int
+    rows: int
+    footer_sha256: str
+    etag: str | None
+    planned: tuple[str, ...]
+    """Those of our columns that decide identity and cost and that this file has."""
+
+
+@dataclass(frozen=True)
+class PromptTable:
+    """The files of a prompt table in path order, which is the order of its rows."""
+
+    root: str
+    columns: dict[str, str]
+    """Our or carried name -> the table's, where they differ."""
+    files: tuple[PromptFile, ...]
+    carried: pa.Schema
+    """The table's own columns, with types that hold the values of every file."""
+    null_prompts: int | None
+    """Rows without a prompt, from footer statistics; None where a footer does not say."""
+
+    @property
+    def rows(self) -> int:
+        return sum(file.rows for file in self.files)
+
+    @property
+    def default_ids(self) -> bool:
+        """Whether some prompts are named by file and row, so that inserting rows changes later seeds."""
+        return any("id" not in file.planned for file in self.files)
+
+    @property
+    def digest(self) -> str:
+        """sha256 over relative path, size, footer hash and ETag of every file."""
+        listed = [[file.path, file.size, file.footer_sha256, file.etag] for file in self.files]
+        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+    @property
+    def storage(self) -> Storage:
+        return Storage(self.root)
+
+    def where(self, file: PromptFile, row: int | None = None) -> str:
+        """A file, and a row of it counted from 0, as error messages name them."""
+        return f"{self.root}/{file.path}" + ("" if row is None else f", row {row}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `run.json`."""
+        return {
+            "root": self.root,
+            "columns": self.columns,
+            "carried": base64.b64encode(self.carried.serialize()).decode(),
+            "null_prompts": self.null_prompts,
+            "digest": self.digest,
+            "files": [
+                [f.path, f.size, f.rows, f.footer_sha256, f.etag, " ".join(f.planned)] for f in self.files
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, tree: dict[str, Any], root: str | None = None) -> "PromptTable":
+        """The table that `to_json` wrote; `root` is where it lies now, if it was moved."""
+        carried = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(tree["carried"])))
+        files = tuple(PromptFile(*values, planned=tuple(names.split())) for *values, names in tree["files"])
+        return cls(root or tree["root"], tree["columns"], files, carried, tree["null_prompts"])

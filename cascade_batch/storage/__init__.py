@@ -135,6 +135,8 @@ class Storage:
     def list(self, prefix: str = "") -> ObjectInfos:
         """All objects whose key starts with `prefix`, in folders below too, sorted by key."""
         folder = prefix.rpartition("/")[0]
+        if folder:
+            _refuse_unsafe(folder)
         try:
             found = retried(lambda: self._list_once(folder), self.url(prefix))
         except FileNotFoundError:

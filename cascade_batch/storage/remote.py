@@ -61,8 +61,9 @@ class RemoteObjects:
     def list(self, folder: str) -> Iterator[tuple[str, int, str | None]]:
         """(key, bytes, ETag) of every object below `folder`."""
         for name, found in self.files.find(self._path(folder).rstrip("/"), detail=True).items():
-            if found.get("type") == "file" and not name.endswith("/"):
-                yield name.removeprefix(self.root).lstrip("/"), int(found["size"]), _etag(found)
+            key = name.removeprefix(self.root).lstrip("/")
+            if found.get("type") == "file" and key and not key.endswith("/"):
+                yield key, int(found["size"]), _etag(found)
 
     def create(self, key: str, data: bytes) -> None:
         """Raises FileExistsError, or NotImplementedError on a store without conditional writes."""

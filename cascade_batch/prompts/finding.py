@@ -59,10 +59,7 @@ def _split_glob(uri: str) -> tuple[str, str]:
     if wildcard is None:
         return uri, _EVERY_PARQUET
     cut = uri.rfind("/", 0, wildcard.start()) + 1
-    root = uri[:cut] or "."
-    if root.endswith("://"):
-        raise PromptTableError("a glob cannot choose among buckets", where=uri)
-    return root, uri[cut:]
+    return uri[:cut] or ".", uri[cut:]
 
 
 def _single_file(uri: str) -> tuple[Storage, list[ObjectInfo]] | None:

@@ -108,13 +108,15 @@ def _record(spec: Spec, table: PromptTable, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _described(schema: pa.Schema) -> dict[str, str]:
-    return {field.name: str(field.type) for field in schema}
+def _described(schema: pa.Schema) -> list[str]:
+    return [f"{field.name}: {field.type}" for field in schema]
 
 
 def _resume(spec: Spec, storage: Storage, record: dict[str, Any], table: PromptTable) -> OpenRun:
     if record["format"] != FORMAT:
-        raise SpecError("the run has another layout", where=storage.uri, got=record["format"], expected=FORMAT)
+        raise SpecError(
+            "the run has another layout", where=storage.uri, got=record["format"], expected=FORMAT
+        )
     stored = spec_from_dict(record["spec"])
     _check_spec(stored, spec, storage.uri)
     planned = PromptTable.from_json(record["table"], root=table.root)

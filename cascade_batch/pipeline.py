@@ -4,13 +4,12 @@ State lives on storage only. What is done is what `manifest/` lists; everything 
 """
 
 import json
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from cascade_batch import weights
@@ -35,7 +34,12 @@ SHARE_C = 0.72
 ERRORS_IN_A_ROW = 3
 """Undone shards in a row after which a sitting stops instead of spending on."""
 
-FINISHED, INCOMPLETE, TOO_MANY_FAILED, INTERRUPTED = "finished", "incomplete", "too_many_failed", "interrupted"
+FINISHED, INCOMPLETE, TOO_MANY_FAILED, INTERRUPTED = (
+    "finished",
+    "incomplete",
+    "too_many_failed",
+    "interrupted",
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def render(
         failed_rows=sum(len(ids) for ids in failed.values()),
     )
     if not tickets or _over_limit(spec, progress):
-        return _finish(run, progress, done, (), _early_state(spec, progress, tickets))
+        return _finish(run, progress, done, (), _early_state(spec, progress))
     observer.note(f"{len(tickets)} shards to do, {len(done)} done before; parts {', '.join(sorted(located))}")
     with closing(make_runner()) as runner, _alive(runner, storage, observer, take_over):
         setup = _setup(spec, run, runner, observer)
@@ -120,27 +124,22 @@ def _undone(run: OpenRun, done: set[int]) -> list[Ticket]:
 
 
 def _retries(run: OpenRun, failed: dict[int, list[str]]) -> list[Ticket]:
-    rows = run.shards.filter(pc.is_in(run.shards["shard"], _int64(failed))).to_pylist()
+    rows = run.shards.filter(pc.field("shard").isin(list(failed))).to_pylist()
     return [ticket_from_row(row, True, tuple(failed[row["shard"]])) for row in rows]
-
-
-def _int64(values: Iterable[int]) -> pa.Array:
-    return pa.array(list(values), pa.int64())
 
 
 def _failed_images(run: OpenRun, done: set[int]) -> dict[int, list[str]]:
     """Failed images of every done shard, all sittings."""
     failed = {}
     for shard, manifest in read_manifests(run.storage, sorted(done)):
-        ids = manifest.filter(pc.equal(manifest["status"], "failed"))["image_id"].to_pylist()
+        ids = manifest.filter(pc.field("status") == "failed")["image_id"].to_pylist()
         if ids:
             failed[shard] = ids
     return failed
 
 
 def _images_of(run: OpenRun, shards: set[int]) -> int:
-    chosen = run.shards.filter(pc.is_in(run.shards["shard"], _int64(shards)))
-    return pc.sum(chosen["images"]).as_py() or 0
+    return sum(run.shards.filter(pc.field("shard").isin(list(shards)))["images"].to_pylist())
 
 
 def _over_limit(spec: Spec, progress: Progress) -> bool:
@@ -148,7 +147,7 @@ def _over_limit(spec: Spec, progress: Progress) -> bool:
     return limit is not None and progress.failed_rows > limit
 
 
-def _early_state(spec: Spec, progress: Progress, tickets: list[Ticket]) -> str:
+def _early_state(spec: Spec, progress: Progress) -> str:
     if _over_limit(spec, progress):
         return TOO_MANY_FAILED
     return FINISHED if progress.done_images == progress.total_images else INCOMPLETE
@@ -248,9 +247,7 @@ def _drive(
     return _finish(run, progress, done, tuple(errors), state)
 
 
-def _finish(
-    run: OpenRun, progress: Progress, done: set[int], errors: tuple[str, ...], state: str
-) -> Outcome:
+def _finish(run: OpenRun, progress: Progress, done: set[int], errors: tuple[str, ...], state: str) -> Outcome:
     """Derive the analysts' table if the run is whole, and write down how the sitting ended."""
     last = read_json(run.storage, layout.OUTCOME)
     if state == FINISHED and (progress.images_now or last is None or last["state"] != FINISHED):

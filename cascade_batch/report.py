@@ -35,7 +35,7 @@ def run_status(run: OpenRun) -> RunStatus:
     images_done, failed = 0, Counter()
     for _, manifest in read_manifests(run.storage, sorted(done)):
         images_done += manifest.num_rows
-        codes = manifest.filter(pc.equal(manifest["status"], "failed"))["error_code"]
+        codes = manifest.filter(pc.field("status") == "failed")["error_code"]
         failed.update(codes.to_pylist())
     return RunStatus(
         shards=run.shards.num_rows,

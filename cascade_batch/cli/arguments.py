@@ -49,7 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="check every image of a run against its manifest")
     verify.add_argument("run", metavar="RUN", help="the run's folder or URL")
     verify.add_argument(
-        "--reopen", action="store_true", help="re-open damaged shards, so that the next render makes them again"
+        "--reopen",
+        action="store_true",
+        help="re-open damaged shards, so that the next render makes them again",
     )
     return parser
 
@@ -83,7 +85,11 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", help="file variant of the weights, such as bf16")
     parser.add_argument("--dtype", help="auto, float32 or bfloat16 for all networks")
     parser.add_argument(
-        "--column", action="append", default=[], metavar="OURS=THEIRS", help="use another column, prompt=caption"
+        "--column",
+        action="append",
+        default=[],
+        metavar="OURS=THEIRS",
+        help="use another column, prompt=caption",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N prompts")
     parser.add_argument("--seed", type=int, help="run seed, for rows without one")
@@ -92,7 +98,9 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
     for pool, stage in (("c", "Stage C"), ("ba", "Stage B + A")):
         parser.add_argument(f"--{pool}-actors", type=int, metavar="N", help=f"actors of pool {stage}")
         parser.add_argument(f"--{pool}-gpus", type=float, metavar="X", help="GPU share of each; 0 for CPU")
-    parser.add_argument("--max-failed-rows", type=int, metavar="N", help="stop beyond this, all sittings counted")
+    parser.add_argument(
+        "--max-failed-rows", type=int, metavar="N", help="stop beyond this, all sittings counted"
+    )
     parser.add_argument("--log-format", choices=("text", "json"))
 
 

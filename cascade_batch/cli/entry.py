@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -10,7 +11,10 @@ from cascade_batch import log, pipeline
 from cascade_batch.cli.arguments import build_parser, spec_flags
 from cascade_batch.cli.showing import make_observer, summary
 from cascade_batch.errors import CascadeError, PromptTableError, SpecError, WeightsError
+from cascade_batch.opening import open_existing
+from cascade_batch.report import run_status
 from cascade_batch.runners.local import LocalRunner
+from cascade_batch.runners.ray_environment import prepare_own_cluster
 from cascade_batch.runners.runner import Runner
 from cascade_batch.spec import Spec, load_spec
 
@@ -45,13 +49,13 @@ def main(argv: Sequence[str]) -> int:
         return INTERRUPTED
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
+def _interrupt(_signum: int, _frame: FrameType | None) -> None:
     """SIGTERM ends a run as Ctrl-C does; a second one must not disturb the clean-up."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
-def _spec(arguments) -> Spec:  # noqa: ANN001
+def _spec(arguments) -> Spec:
     text = Path(arguments.spec).read_text() if arguments.spec else ""
     spec = load_spec(text, arguments.sets, spec_flags(arguments))
     log.configure(spec.log.level, spec.log.format)
@@ -60,7 +64,7 @@ def _spec(arguments) -> Spec:  # noqa: ANN001
     return spec
 
 
-def _render(arguments, argv: Sequence[str]) -> int:  # noqa: ANN001
+def _render(arguments, argv: Sequence[str]) -> int:
     spec = _spec(arguments)
     if not spec.output.uri:
         raise SpecError("nowhere to write", next_step="add --out RUN, a folder or a bucket prefix")
@@ -85,8 +89,33 @@ def _runner_maker(name: str) -> Callable[[], Runner]:
     def make() -> Runner:
         if name == "local":
             return LocalRunner()
+        prepare_own_cluster()
         from cascade_batch.runners.ray_data import RayRunner
 
         return RayRunner()
 
     return make
+
+
+def _plan(arguments: Namespace, _argv: Sequence[str]) -> int:
+    from cascade_batch.cli.planning import print_plan
+
+    print_plan(_spec(arguments), arguments.rate, arguments.rate_from)
+    return FINISHED
+
+
+def _status(arguments: Namespace, _argv: Sequence[str]) -> int:
+    status = run_status(open_existing(arguments.run))
+    failed = ", ".join(f"{code} {count:,}" for code, count in sorted(status.failed.items())) or "none"
+    print(f"images  {status.images_done:,} of {status.images:,} done")
+    print(f"shards  {status.shards_done:,} of {status.shards:,} done, {status.shards_embedded:,} with embeddings")
+    print(f"failed  {failed}")
+    print(f"driver  {status.driver}")
+    print(f"last    {status.outcome['state'] if status.outcome else 'no sitting has ended yet'}")
+    return FINISHED
+
+
+def _verify(arguments: Namespace, _argv: Sequence[str]) -> int:
+    from cascade_batch.cli.verifying import verify_command
+
+    return verify_command(arguments.run, arguments.reopen)

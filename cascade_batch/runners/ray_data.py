@@ -112,8 +112,6 @@ class RayRunner:
             self._connect()
 
     def _connect(self) -> None:
-        # Ray switches token checks on or off by what ran before, unless it is told.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
         options: dict[str, Any] = {"logging_level": "error", "log_to_driver": True}
         if self._owns_cluster:
             cpus = max(2, os.cpu_count() or 1)

@@ -41,7 +41,7 @@ def _minimums(spec: Spec) -> list[tuple[str, float | None, int]]:
         ("shards.images", spec.shards.images, 1),
         ("prompts.limit", spec.prompts.limit, 0),
         ("limits.failed_rows", spec.limits.failed_rows, 0),
-        ("limits.attempts", spec.limits.attempts, 1),
+        ("limits.attempts", spec.limits.attempts, 2),
         *((f"pools.{n}.actors", p.actors, 1) for n, p in (("c", pools.c), ("ba", pools.ba))),
         *((f"pools.{n}.gpus", p.gpus, 0) for n, p in (("c", pools.c), ("ba", pools.ba))),
         *((f"pools.{n}.batch", p.batch, 1) for n, p in (("c", pools.c), ("ba", pools.ba))),

@@ -12,6 +12,7 @@ FREE_ON_RESUME = (
     "pools.ba.actors",
     "pools.ba.gpus",
     "output.uri",
+    "prompts.uri",
     "limits",
     "log",
 )

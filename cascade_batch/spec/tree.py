@@ -93,7 +93,7 @@ class LimitsSpec:
     failed_rows: int | None = None
     """Stop once more rows than this have failed in the whole run; None: never."""
     attempts: int = 3
-    """Worker deaths that one prompt may cost."""
+    """Worker deaths that one prompt may cost; the last attempt runs its shard one prompt at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)

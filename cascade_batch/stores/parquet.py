@@ -1,6 +1,7 @@
 """Arrow tables to Parquet bytes and back, the same settings for every shard of a run."""
 
 import io
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,11 +17,12 @@ def to_bytes(table: pa.Table, float_columns: tuple[str, ...] = ()) -> bytes:
             far better than plain floats.
     """
     sink = io.BytesIO()
-    dictionary = [name for name in table.column_names if not any(f.startswith(name) for f in float_columns)]
-    split = list(float_columns) or False
-    pq.write_table(
-        table, sink, compression="zstd", use_dictionary=dictionary or False, use_byte_stream_split=split
-    )
+    if float_columns:
+        plain = [name for name in table.column_names if not any(f.startswith(name) for f in float_columns)]
+        options: dict[str, Any] = {"use_dictionary": plain, "use_byte_stream_split": list(float_columns)}
+    else:
+        options = {}
+    pq.write_table(table, sink, compression="zstd", **options)
     return sink.getvalue()
 
 

@@ -21,7 +21,9 @@ class Batch:
     guided: bool
 
 
-def make_batches(requests: Sequence[Mapping[str, Any]], rows: Iterable[int], stage: str, size: int) -> list[Batch]:
+def make_batches(
+    requests: Sequence[Mapping[str, Any]], rows: Iterable[int], stage: str, size: int
+) -> list[Batch]:
     """Batches of the given rows, in row order within each group.
 
     Args:

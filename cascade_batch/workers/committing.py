@@ -7,6 +7,7 @@ import json
 import os
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -44,10 +45,8 @@ def commit_embeddings(data: ShardData, ref: RunRef) -> ShardData:
     if data.ticket.has_embeddings:
         _replace_rows(run, key, table, encode_embeddings)
     else:
-        try:
+        with suppress(ObjectExists):  # another driver was first; its embeddings are the shard's
             run.storage.create(key, encode_embeddings(table))
-        except ObjectExists:
-            pass  # another driver was first; its embeddings are the shard's
     return replace(data, requests=None, embeddings=None)
 
 

@@ -47,7 +47,7 @@ class AttemptLedger:
             entry.deadly.add(entry.announced)
             entry.announced = None
         entry.attempts += 1
-        return Attempt(entry.attempts, entry.attempts >= self._limit > 1, frozenset(entry.deadly))
+        return Attempt(entry.attempts, entry.attempts >= self._limit, frozenset(entry.deadly))
 
     def announce(self, stage: str, shard: int, prompt: int) -> None:
         """The worker starts on this prompt alone; if it dies now, the prompt did it."""

@@ -35,7 +35,9 @@ def read_committed(data: ShardData, ref: RunRef) -> ShardData:
     if ticket.retry:
         requests, embeddings = only(requests, ticket.retry), only(embeddings, ticket.retry)
     if requests["image_id"].to_pylist() != embeddings["image_id"].to_pylist():
-        raise IntegrityError("an embedding shard holds other images than the plan", where=f"shard {ticket.shard}")
+        raise IntegrityError(
+            "an embedding shard holds other images than the plan", where=f"shard {ticket.shard}"
+        )
     return replace(data, requests=requests, embeddings=embeddings, prompts_sha256=sha256)
 
 
@@ -60,9 +62,9 @@ def table_changed(ticket: Ticket, ref: RunRef, now: str, stored: set[str]) -> In
 
 def only(table: pa.Table, image_ids: tuple[str, ...]) -> pa.Table:
     """The rows of these images, in table order."""
-    return table.filter(pc.is_in(table["image_id"], pa.array(image_ids, pa.string())))
+    return table.filter(pc.field("image_id").isin(list(image_ids)))
 
 
 def _without_embedding(embeddings: pa.Table, image_ids: tuple[str, ...]) -> tuple[str, ...]:
-    failed = embeddings.filter(pc.equal(embeddings["status"], "failed"))
-    return tuple(failed.filter(pc.is_in(failed["image_id"], pa.array(image_ids)))["image_id"].to_pylist())
+    failed = only(embeddings, image_ids).filter(pc.field("status") == "failed")
+    return tuple(failed["image_id"].to_pylist())

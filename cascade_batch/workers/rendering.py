@@ -69,7 +69,9 @@ def render_shard(
     attempt = ledger.begin(stage, shard)
     results = dict(already_failed)
     for prompt in attempt.deadly:
-        results.update({row: _worker_died(attempt) for row in _rows_of(requests, prompt) if row not in results})
+        results.update(
+            {row: _worker_died(attempt) for row in _rows_of(requests, prompt) if row not in results}
+        )
     todo = [row for row in range(len(requests)) if row not in results]
     for group, prompt in _groups(requests, todo, attempt):
         if prompt is not None:

@@ -132,7 +132,9 @@ def _judged(pixels: np.ndarray, has_nan: bool, has_infinite: bool) -> RowResult:
     if has_nan:
         return RowResult(error_code="nan_output", error_message="Stage B or A produced NaN")
     if has_infinite:
-        return RowResult(error_code="infinite_output", error_message="Stage B or A produced an infinite value")
+        return RowResult(
+            error_code="infinite_output", error_message="Stage B or A produced an infinite value"
+        )
     if is_single_colour(pixels):
         colour = tuple(int(v) for v in pixels[0, 0])
         return RowResult(error_code="single_colour", error_message=f"every pixel is {colour}")

@@ -1,0 +1,69 @@
+"""Small runs for tests: prompt tables, the command line in this process, and what must be equal."""
+
+import hashlib
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cascade_batch.cli import main
+from cascade_batch.opening import open_existing
+from cascade_batch.schemas import MEASURED
+from cascade_batch.storage import Storage
+from cascade_batch.stores import layout
+from cascade_batch.stores.embeddings import embedding_arrays, read_embeddings
+from cascade_batch.stores.manifest import committed_shards, read_manifests
+
+QUICK = [
+    "--width=256",
+    "--height=256",
+    "--set=render.prior_steps=2",
+    "--set=render.decoder_steps=2",
+    "--set=shards.prompts=2",
+    "--set=pools.c.threads=1",
+    "--set=pools.ba.threads=1",
+]
+"""Two prompts a shard at 256 px and two steps, with numerics that do not depend on the machine's cores."""
+
+COLOURS = ("red", "green", "blue", "yellow", "black", "white", "orange", "pink")
+
+
+def write_prompts(folder: Path, count: int, **columns: list) -> Path:
+    """A prompt table with ids and one carried column."""
+    table = {
+        "id": [f"prompt {i}" for i in range(count)],
+        "prompt": [f"a {COLOURS[i % 8]} circle, number {i}" for i in range(count)],
+        "category": [COLOURS[i % 3] for i in range(count)],
+    }
+    path = folder / f"prompts-{count}.parquet"
+    pq.write_table(pa.table(table | columns), path)
+    return path
+
+
+def render(prompts: Path, out: str, *flags: str, runner: str = "local") -> int:
+    """The exit code of one render command in this process."""
+    return main(["render", str(prompts), "--out", out, "--runner", runner, *QUICK, *flags])
+
+
+def manifest_of(uri: str) -> pa.Table:
+    storage = Storage(uri)
+    return pa.concat_tables(t for _, t in read_manifests(storage, sorted(committed_shards(storage))))
+
+
+def contents(uri: str) -> dict[str, object]:
+    """All that two runs of one spec must have in common: objects, pictures, embeddings, manifest rows."""
+    storage = Storage(uri)
+    found: dict[str, object] = {}
+    for info in storage.list():
+        if info.key.startswith((layout.IMAGES, layout.NUMERICS)) or info.key == layout.WEIGHTS:
+            found[info.key] = hashlib.sha256(storage.read(info.key)).hexdigest()
+        else:
+            found[info.key] = "present"
+    for shard in sorted(committed_shards(storage)):
+        embeddings = read_embeddings(storage, shard)
+        arrays = [None if a is None else a.tobytes() for a in embedding_arrays(embeddings)]
+        found[f"arrays of {shard}"] = arrays
+    manifest = manifest_of(uri)
+    found["manifest"] = manifest.drop([c for c in manifest.column_names if c in MEASURED]).to_pylist()
+    found["plan"] = open_existing(uri).shards.to_pylist()
+    return found

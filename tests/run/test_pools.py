@@ -1,0 +1,57 @@
+"""Pools that fit and pools that do not."""
+
+import pytest
+
+from cascade_batch.errors import SpecError
+from cascade_batch.runners.pools import Node, Pools, size_pools
+from cascade_batch.spec import load_spec
+
+SHARE_C = 0.72
+
+
+def sized(nodes: list[Node], *sets: str) -> Pools:
+    spec = load_spec("", sets)
+    return size_pools(spec.pools, spec.model.dtype, nodes, SHARE_C)
+
+
+def test_no_gpu_makes_cpu_pools_that_share_the_cores() -> None:
+    pools = sized([Node(cpus=8, gpus=0)])
+    assert (pools.c.actors, pools.c.gpus, pools.c.settings.threads) == (1, 0, 4)
+    assert pools.c.cpus * pools.c.actors + pools.ba.cpus * pools.ba.actors < 8
+
+
+def test_two_cores_still_hold_both_pools_and_a_step() -> None:
+    pools = sized([Node(cpus=2, gpus=0)])
+    assert pools.c.cpus + pools.ba.cpus + pools.step_cpus <= 2
+    assert pools.c.settings.threads == 1
+
+
+def test_one_gpu_is_shared() -> None:
+    pools = sized([Node(cpus=8, gpus=1)])
+    assert (pools.c.gpus, pools.ba.gpus) == (0.5, 0.5)
+
+
+def test_eight_gpus_are_split_by_cost() -> None:
+    pools = sized([Node(cpus=64, gpus=8)])
+    assert (pools.c.actors, pools.ba.actors) == (6, 2)
+    assert pools.c.cpus == 0
+
+
+def test_one_pool_given_leaves_the_rest_to_the_other() -> None:
+    assert sized([Node(cpus=64, gpus=8)], "pools.c.actors=5").ba.actors == 3
+    assert sized([Node(cpus=64, gpus=4)], "pools.ba.actors=1").c.actors == 3
+
+
+@pytest.mark.parametrize(
+    ("nodes", "sets", "needle"),
+    [
+        ([Node(8, 2)], ["pools.c.actors=2", "pools.ba.actors=1"], "GPUs"),
+        ([Node(2, 0)], ["pools.c.actors=2", "pools.ba.actors=2"], "CPUs"),
+        ([Node(8, 1), Node(8, 1)], ["pools.c.gpus=2", "pools.c.actors=1", "pools.ba.gpus=0"], "one node"),
+        ([Node(8, 0)], ["pools.c.gpus=1"], "GPUs"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_numbers(nodes: list[Node], sets: list[str], needle: str) -> None:
+    with pytest.raises(SpecError, match=needle) as caught:
+        sized(nodes, *sets)
+    assert "pool C" in str(caught.value)

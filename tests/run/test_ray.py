@@ -1,0 +1,124 @@
+"""The two pools under a real Ray: equal to the local runner, through deaths, with clear refusals."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pytest
+import ray
+
+from cascade_batch.runners import ray_data
+from cascade_batch.runners.ray_data import PoolBA, PoolC
+from tests.run.runs import contents, manifest_of, render, write_prompts
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """One Ray for all tests of this file; RayRunner joins what is there."""
+    ray.init(
+        address="local", num_cpus=4, num_gpus=1, include_dashboard=False, logging_level="error",
+        object_store_memory=300 << 20,
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+
+
+CPU_POOLS = ("--c-gpus=0", "--ba-gpus=0")
+
+
+class DeadlyPoolC(PoolC):
+    """Dies on one prompt, as a segmentation fault would."""
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        rendered = self._worker._prior.render
+
+        def render_or_die(batch):  # noqa: ANN001, ANN202
+            if "deadly" in batch.prompts:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return rendered(batch)
+
+        self._worker._prior.render = render_or_die
+        try:
+            return super().__call__(row)
+        finally:
+            self._worker._prior.render = rendered
+
+
+class SlowPoolBA(PoolBA):
+    """Leaves time to kill it."""
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        time.sleep(1.0)
+        return super().__call__(row)
+
+
+def test_both_runners_give_equal_runs(tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path, 7)
+    assert render(prompts, str(tmp_path / "local")) == 0
+    assert render(prompts, str(tmp_path / "ray"), *CPU_POOLS, runner="ray") == 0
+    assert contents(str(tmp_path / "ray")) == contents(str(tmp_path / "local"))
+
+
+def test_both_pools_share_one_card(tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path, 3)
+    assert render(prompts, str(tmp_path / "run"), runner="ray") == 0
+    assert manifest_of(str(tmp_path / "run"))["status"].to_pylist() == ["ok"] * 3
+
+
+def test_a_killed_actor_costs_a_retry_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_data, "PoolBA", SlowPoolBA)
+    prompts, out = write_prompts(tmp_path, 8), str(tmp_path / "run")
+    killed: list[int] = []
+    killer = threading.Thread(target=_kill_once, args=("SlowPoolBA", killed, Path(out)))
+    killer.start()
+    assert render(prompts, out, *CPU_POOLS, runner="ray") == 0
+    killer.join()
+    assert len(killed) == 1
+    manifest = manifest_of(out)
+    assert manifest["status"].to_pylist() == ["ok"] * 8
+    assert max(manifest["attempts"].to_pylist()) == 2
+
+
+def _kill_once(name: str, killed: list[int], out: Path) -> None:
+    """SIGKILL the pool's worker once the first shard is committed."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list(out.glob("manifest/*.parquet")):
+        time.sleep(0.05)
+    time.sleep(0.5)
+    for process in psutil.process_iter(["cmdline"]):
+        if name in " ".join(process.info["cmdline"] or []):
+            process.send_signal(signal.SIGKILL)
+            killed.append(process.pid)
+            return
+
+
+def test_a_deadly_prompt_is_failed_and_its_mates_are_rendered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_data, "PoolC", DeadlyPoolC)
+    texts = ["a red circle", "deadly", "a blue circle", "a green circle"]
+    prompts, out = write_prompts(tmp_path, 4, prompt=texts), str(tmp_path / "run")
+    flags = ("--set=limits.attempts=2", "--set=shards.prompts=4", *CPU_POOLS)
+    # shards.prompts is given twice; the later one wins
+    assert render(prompts, out, *flags, runner="ray") == 0
+    rows = manifest_of(out).to_pylist()
+    assert [row["status"] for row in rows] == ["ok", "failed", "ok", "ok"]
+    assert rows[1]["error_code"] == "worker_died"
+    assert rows[1]["image_uri"] is None
+    assert rows[0]["attempts"] == 3
+
+
+def test_pools_that_do_not_fit_are_refused_before_anything_hangs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = write_prompts(tmp_path, 2)
+    started = time.monotonic()
+    code = render(prompts, str(tmp_path / "run"), "--c-actors=9", "--c-gpus=1", runner="ray")
+    assert code == 2
+    assert time.monotonic() - started < 30
+    assert "pool C 9 x (1 GPU" in capsys.readouterr().err

@@ -1,0 +1,135 @@
+"""What both pools do with a shard, without torch: batches, padding, halving, attempts."""
+
+import pytest
+
+from cascade_batch.workers.batching import Batch, halves, make_batches
+from cascade_batch.workers.ledger import AttemptLedger
+from cascade_batch.workers.rendering import DeviceOutOfMemory, RowResult, render_shard
+
+
+def request(prompt: int, size: int = 256, guidance: float = 4.0, steps: int = 20) -> dict:
+    return {
+        "row": prompt,
+        "height": size,
+        "width": size,
+        "prior_steps": steps,
+        "prior_guidance_scale": guidance,
+    }
+
+
+class Died(BaseException):
+    """Stands for a process that is gone."""
+
+
+def test_batches_are_full_and_hold_one_kind_of_image() -> None:
+    requests = [request(0), request(1, guidance=1.0), request(2), request(3, size=512), request(4)]
+    batches = make_batches(requests, range(5), "prior", 2)
+    assert [(b.rows, b.real, b.guided, b.height) for b in batches] == [
+        ((0, 2), 2, True, 256),
+        ((4, 4), 1, True, 256),
+        ((1, 1), 1, False, 256),
+        ((3, 3), 1, True, 512),
+    ]
+
+
+def test_guidance_scales_share_a_batch_if_all_are_on() -> None:
+    (batch,) = make_batches([request(0, guidance=2.0), request(1, guidance=7.5)], range(2), "prior", 2)
+    assert batch.real == 2
+
+
+def test_halves_drop_padding_only_batches() -> None:
+    batch = Batch((0, 1, 1, 1), 2, 256, 256, 20, True)
+    assert [(b.rows, b.real) for b in halves(batch)] == [((0, 1), 2)]
+
+
+def run(requests, ledger, render, size=2, failed=None):
+    return render_shard(requests, "prior", 7, size, ledger, render, failed or {})
+
+
+def test_results_come_in_row_order_and_failed_rows_are_not_rendered() -> None:
+    rendered: list[int] = []
+
+    def render(batch, requests):
+        rendered.extend(batch.rows[: batch.real])
+        return [RowResult(row) for row in batch.rows[: batch.real]]
+
+    requests = [request(i, guidance=1.0 if i % 2 else 4.0) for i in range(5)]
+    results, attempt = run(
+        requests, AttemptLedger(3), render, failed={3: RowResult(error_code="null_prompt")}
+    )
+    assert [r.value for r in results] == [0, 1, 2, None, 4]
+    assert 3 not in rendered
+    assert attempt.number == 1
+
+
+def test_a_batch_out_of_memory_is_halved_and_marked() -> None:
+    def render(batch, requests):
+        if len(batch.rows) > 2:
+            raise DeviceOutOfMemory("full")
+        return [RowResult(row) for row in batch.rows[: batch.real]]
+
+    results, _ = run([request(i) for i in range(6)], AttemptLedger(3), render, size=4)
+    assert [r.value for r in results] == list(range(6))
+    assert {r.batch for r in results} == {2}
+
+
+def test_out_of_memory_at_batch_1_fails_that_row_only() -> None:
+    def render(batch, requests):
+        if 2 in batch.rows:
+            raise DeviceOutOfMemory("full")
+        return [RowResult(row) for row in batch.rows[: batch.real]]
+
+    results, _ = run([request(i) for i in range(4)], AttemptLedger(3), render, size=4)
+    assert [r.error_code for r in results] == [None, None, "out_of_memory", None]
+
+
+@pytest.mark.parametrize("limit", [2, 3])
+def test_a_deadly_prompt_is_failed_after_its_attempts_and_its_mates_are_rendered(limit: int) -> None:
+    deaths = 0
+    ledger = AttemptLedger(limit)
+
+    def render(batch, requests):
+        nonlocal deaths
+        if any(requests[row]["row"] == 1 for row in batch.rows):
+            deaths += 1
+            raise Died
+        return [RowResult(row) for row in batch.rows[: batch.real]]
+
+    requests = [request(0), request(1), request(1), request(2)]
+    for _ in range(limit + 1):
+        try:
+            results, attempt = run(requests, ledger, render)
+        except Died:
+            continue
+        break
+    assert deaths == limit
+    assert attempt.number == limit + 1
+    assert [r.error_code for r in results] == [None, "worker_died", "worker_died", None]
+
+
+def test_two_deadly_prompts_both_end() -> None:
+    ledger, deaths = AttemptLedger(2), 0
+
+    def render(batch, requests):
+        nonlocal deaths
+        if any(requests[row]["row"] in (0, 2) for row in batch.rows):
+            deaths += 1
+            raise Died
+        return [RowResult(row) for row in batch.rows[: batch.real]]
+
+    while True:
+        try:
+            results, _ = run([request(i) for i in range(4)], ledger, render)
+            break
+        except Died:
+            assert deaths < 10
+    assert [r.error_code for r in results] == ["worker_died", None, "worker_died", None]
+    assert deaths == 3  # the whole shard once, then each deadly prompt alone
+
+
+def test_a_finished_shard_starts_its_count_anew() -> None:
+    ledger = AttemptLedger(3)
+    assert ledger.begin("prior", 1).number == 1
+    ledger.finish("prior", 1)
+    assert ledger.begin("prior", 1).number == 1
+    assert ledger.begin("decoder", 1).number == 1

@@ -64,8 +64,9 @@ def _text_buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Offsets (n + 1,) int64 from zero and the bytes they point into, (total,) uint8."""
     if texts.null_count:
         raise ValueError("hash64 takes arrays without nulls")
-    _, offset_buffer, data_buffer = texts.cast(pa.large_string()).buffers()
-    cut = slice(texts.offset, texts.offset + len(texts) + 1)
+    wide = texts.cast(pa.large_string())
+    _, offset_buffer, data_buffer = wide.buffers()
+    cut = slice(wide.offset, wide.offset + len(wide) + 1)  # a cast need not keep the slice's own offset
     if len(texts) == 0 or data_buffer is None:
         return np.zeros(len(texts) + 1, np.int64), np.zeros(0, np.uint8)
     offsets = np.frombuffer(offset_buffer, np.int64)[cut]

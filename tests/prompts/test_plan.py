@@ -219,6 +219,13 @@ def test_hash_collisions_are_no_duplicates(tmp_path: Path, monkeypatch: pytest.M
         planned(opened(tmp_path))
 
 
+def test_ids_are_hashed_alike_in_one_piece_and_in_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = pa.chunked_array([[f"id {i}" * (i % 4) for i in range(50)], [], ["x"]])
+    whole = identity.hash_ids(ids)
+    monkeypatch.setattr(identity, "HASHED_ROWS", 7)
+    assert np.array_equal(identity.hash_ids(ids), whole)
+
+
 def test_one_file_of_many_rows_is_cut_across_windows(tmp_path: Path) -> None:
     rows = cutting.WINDOW + 100_000
     prompts = pa.repeat("a", rows)

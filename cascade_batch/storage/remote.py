@@ -6,7 +6,9 @@ because some stores ignore `If-None-Match` on multipart uploads.
 """
 
 import io
+import os
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, BinaryIO
 
 import fsspec
@@ -29,10 +31,9 @@ class RemoteObjects:
         protocol = uri.split("://")[0]
         self.is_s3 = protocol in S3_PROTOCOLS
         self.create_only = protocol in CREATE_ONLY_PROTOCOLS
-        self.files, root = fsspec.core.url_to_fs(uri, **(_s3_options() if self.is_s3 else {}))
-        if self.is_s3:
-            self.files.retries = 1
-        self.root = str(root).rstrip("/")
+        files = _s3_files(os.getpid(), _aws_environment()) if self.is_s3 else None
+        self.files: Any = files or fsspec.core.url_to_fs(uri)[0]
+        self.root = str(self.files._strip_protocol(uri)).rstrip("/")
 
     def read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         """Bytes [start, end) of an object; a negative `start` counts from its end."""
@@ -139,14 +140,25 @@ class RangeReader(io.RawIOBase):
         return len(data)
 
 
-def _s3_options() -> dict[str, Any]:
-    """Credentials, region and endpoint come from the standard AWS environment, never from here."""
+@lru_cache(maxsize=4)
+def _s3_files(_process: int, _environment: tuple[tuple[str, str], ...]) -> Any:
+    """One s3fs instance per process and environment: each costs 0.1 s and its own connections.
+
+    Credentials, region and endpoint come from the standard AWS environment, never from here.
+    """
     once = {"retries": {"total_max_attempts": 1, "mode": "standard"}}
-    return {
-        "use_listings_cache": False,
-        "skip_instance_cache": True,  # the cache would outlive a changed environment
-        "config_kwargs": once | {"connect_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS},
-    }
+    files = fsspec.filesystem(
+        "s3",
+        use_listings_cache=False,
+        skip_instance_cache=True,  # fsspec's cache would outlive a changed environment
+        config_kwargs=once | {"connect_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS},
+    )
+    files.retries = 1
+    return files
+
+
+def _aws_environment() -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
 
 
 def _etag(found: dict[str, Any]) -> str | None:

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -152,8 +153,8 @@ def test_an_unknown_model_name_is_explained() -> None:
     assert "downloaded" in str(failure.value)
 
 
-def count_downloads(uri: str, environment: dict[str, str]) -> tuple[int, str, str]:
-    """In a process of its own: fetch Stage B, and how many objects were downloaded for it."""
+def count_downloads(uri: str, environment: dict[str, str], meeting: str) -> tuple[int, str, str]:
+    """In a process of its own: fetch Stage B as the other process does, and count its downloads."""
     os.environ.update(environment)
     real, downloaded = Storage.download, []
 
@@ -163,16 +164,19 @@ def count_downloads(uri: str, environment: dict[str, str]) -> tuple[int, str, st
 
     Storage.download = counting
     part = locate(ModelSpec(name=uri))["stage_b"]
+    (Path(meeting) / str(os.getpid())).touch()
+    while len(list(Path(meeting).iterdir())) < 2:
+        time.sleep(0.001)
     folder = fetch(part)
     return len(downloaded), str(folder), digest(part, folder)
 
 
-def test_a_node_downloads_once(moto_root: str) -> None:
+def test_a_node_downloads_once(moto_root: str, tmp_path: Path) -> None:
     write(moto_root, {SUBFOLDERS[part]: files_of(part) for part in PARTS})
     Storage(moto_root).put(f"decoder/{NETWORK}.safetensors", os.urandom(20 * 2**20))
     environment = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "XDG_"))}
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        calls = [pool.submit(count_downloads, moto_root, environment) for _ in range(2)]
+        calls = [pool.submit(count_downloads, moto_root, environment, str(tmp_path)) for _ in range(2)]
         (first, folder, sha), (second, same_folder, same_sha) = (call.result() for call in calls)
     assert sorted((first, second)) == [0, 2], "config and weights, by one of the two"
     assert (folder, sha) == (same_folder, same_sha)

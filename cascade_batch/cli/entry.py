@@ -72,7 +72,7 @@ def _render(arguments, argv: Sequence[str]) -> int:
     try:
         outcome = pipeline.render(
             spec,
-            _runner_maker(arguments.runner),
+            _runner_maker(arguments.runner, spec.log.level == "debug"),
             observer,
             retry_failed=arguments.retry_failed,
             take_over=arguments.take_over,
@@ -83,7 +83,7 @@ def _render(arguments, argv: Sequence[str]) -> int:
     return _EXIT_OF_STATE[outcome.state]
 
 
-def _runner_maker(name: str) -> Callable[[], Runner]:
+def _runner_maker(name: str, verbose: bool) -> Callable[[], Runner]:
     """Makes the runner when there is work; Ray is imported then, not before."""
 
     def make() -> Runner:
@@ -92,7 +92,7 @@ def _runner_maker(name: str) -> Callable[[], Runner]:
         prepare_own_cluster()
         from cascade_batch.runners.ray_data import RayRunner
 
-        return RayRunner()
+        return RayRunner(verbose)
 
     return make
 

@@ -106,13 +106,14 @@ def _step(row: pa.Table, step: Callable[..., ShardData], ref: RunRef) -> pa.Tabl
 class RayRunner:
     """Connects to RAY_ADDRESS if it is set, else starts Ray on this machine."""
 
-    def __init__(self) -> None:
+    def __init__(self, verbose: bool = False) -> None:
+        """`verbose` shows the workers' own output on the driver as well."""
         self._owns_cluster = not ray.is_initialized() and not os.environ.get("RAY_ADDRESS")
         if not ray.is_initialized():
-            self._connect()
+            self._connect(verbose)
 
-    def _connect(self) -> None:
-        options: dict[str, Any] = {"logging_level": "error", "log_to_driver": True}
+    def _connect(self, verbose: bool) -> None:
+        options: dict[str, Any] = {"logging_level": "error", "log_to_driver": verbose}
         if self._owns_cluster:
             cpus = max(2, os.cpu_count() or 1)
             options |= {"address": "local", "include_dashboard": False, "num_cpus": cpus}

@@ -6,12 +6,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
-import pyarrow as pa
 import pytest
 import ray
 
+from cascade_batch.cascade import DecodedImages, DecoderBatch, PriorBatch, PriorImages
 from cascade_batch.runners import ray_data
 from cascade_batch.runners.ray_data import PoolBA, PoolC
 from tests.run.runs import contents, manifest_of, render, write_prompts
@@ -34,27 +35,32 @@ CPU_POOLS = ("--c-gpus=0", "--ba-gpus=0")
 class DeadlyPoolC(PoolC):
     """Dies on one prompt, as a segmentation fault would."""
 
-    def __call__(self, row: pa.Table) -> pa.Table:
-        rendered = self._worker._prior.render
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        prior = self._worker._prior
+        rendered = prior.render
 
-        def render_or_die(batch):  # noqa: ANN001, ANN202
+        def render_or_die(batch: PriorBatch) -> PriorImages:
             if "deadly" in batch.prompts:
                 os.kill(os.getpid(), signal.SIGKILL)
             return rendered(batch)
 
-        self._worker._prior.render = render_or_die
-        try:
-            return super().__call__(row)
-        finally:
-            self._worker._prior.render = rendered
+        prior.render = render_or_die
 
 
 class SlowPoolBA(PoolBA):
-    """Leaves time to kill it."""
+    """Leaves time to kill it while it renders."""
 
-    def __call__(self, row: pa.Table) -> pa.Table:
-        time.sleep(1.0)
-        return super().__call__(row)
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        decoder = self._worker._decoder
+        rendered = decoder.render
+
+        def render_slowly(batch: DecoderBatch) -> DecodedImages:
+            time.sleep(1.0)
+            return rendered(batch)
+
+        decoder.render = render_slowly
 
 
 def test_both_runners_give_equal_runs(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def _configure(context: DataContext) -> None:
     context.wait_for_min_actors_s = ACTORS_READY_S
     context.execution_no_progress_timeout_s = NO_PROGRESS_S
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
 
 
 def _graph(tickets: list[Ticket], setup: Setup, ledger: RayLedger) -> Dataset:

@@ -1,0 +1,52 @@
+# Every command sets up what it needs: a virtual environment in .venv with the pinned versions.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help demo test lint parity soak bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and alone: a later requirement must not choose another build.
+$(VENV)/torch: constraints.txt | $(BIN)/python
+	$(PIP) torch
+	@touch $@
+
+$(VENV)/demo: $(VENV)/torch pyproject.toml
+	$(PIP) --editable '.[analytics]'
+	@touch $@
+
+$(VENV)/dev: $(VENV)/torch pyproject.toml
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/demo  ## render 24 shipped prompts through two local pools into demo/
+	$(BIN)/cascade-batch render jobs/demo/prompts.parquet --out demo --width 256 --height 256
+	@$(BIN)/python jobs/demo/show.py demo
+
+test: $(VENV)/dev  ## every test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev  ## style, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+parity: $(VENV)/dev  ## how far our numbers are from diffusers'
+	$(BIN)/python -m tests.models.parity_table
+
+soak: $(VENV)/dev  ## kill 20 Ray drivers at random and compare what is left
+	$(BIN)/python -m tests.run.soak
+
+bench: $(VENV)/dev  ## planning 10 million prompts; driver memory per shard
+	$(BIN)/python jobs/bench_plan.py
+	$(BIN)/python jobs/bench_driver.py
+
+clean:  ## remove the virtual environment and the demo
+	rm -rf $(VENV) demo

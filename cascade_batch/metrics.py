@@ -21,9 +21,14 @@ class Progress:
     busy_c: float = 0.0
     busy_ba: float = 0.0
     started: float = field(default_factory=time.monotonic)
+    rendering_since: float | None = None
+    """When the first shard of this sitting began to render; loading the models came before."""
 
     def add(self, data: ShardData) -> None:
         """Count a shard that was committed."""
+        if self.rendering_since is None:
+            began = time.monotonic() - data.seconds_c - data.seconds_ba
+            self.rendering_since = max(self.started, began)
         retried = len(data.ticket.retry)
         self.images_now += retried or data.ticket.images
         if not retried:
@@ -38,8 +43,13 @@ class Progress:
 
     @property
     def images_per_second(self) -> float:
-        """Of this sitting, start-up included."""
-        return self.images_now / self.seconds if self.seconds else 0.0
+        """Of this sitting, from when its first shard began to render."""
+        return self.images_now / self._rendering_seconds if self.images_now else 0.0
+
+    @property
+    def _rendering_seconds(self) -> float:
+        since = self.rendering_since
+        return max(1e-9, time.monotonic() - since) if since is not None else self.seconds
 
     @property
     def seconds_left(self) -> float | None:
@@ -50,9 +60,9 @@ class Progress:
 
     @property
     def busy_share_c(self) -> float:
-        """Share of the actors' time in which pool C rendered, start-up included."""
-        return self.busy_c / (self.seconds * self.actors_c) if self.seconds else 0.0
+        """Share of the actors' time since the first shard began in which pool C rendered."""
+        return self.busy_c / (self._rendering_seconds * self.actors_c)
 
     @property
     def busy_share_ba(self) -> float:
-        return self.busy_ba / (self.seconds * self.actors_ba) if self.seconds else 0.0
+        return self.busy_ba / (self._rendering_seconds * self.actors_ba)

@@ -1,0 +1,34 @@
+"""Progress of a sitting: counts over all sittings, rates of this one."""
+
+import time
+
+import pytest
+
+from cascade_batch.metrics import Progress
+from cascade_batch.workers.shards import ShardData, Ticket
+
+
+def shard(images: int, failed: int = 0, retry: tuple[str, ...] = (), c: float = 0.0, ba: float = 0.0) -> ShardData:
+    ticket = Ticket(0, 0, 0, images, 0, images, retry=retry)
+    return ShardData(ticket, failed_rows=failed, seconds_c=c, seconds_ba=ba)
+
+
+def test_nothing_is_known_before_the_first_shard() -> None:
+    progress = Progress(total_images=10)
+    assert progress.seconds_left is None
+    assert progress.images_per_second == 0
+
+
+def test_rates_count_from_the_first_shard_not_from_loading() -> None:
+    progress = Progress(total_images=40, started=time.monotonic() - 100, actors_c=2)
+    progress.add(shard(10, c=4.0, ba=1.0))
+    assert progress.images_per_second == pytest.approx(2, rel=0.05)
+    assert progress.seconds_left == pytest.approx(15, rel=0.05)
+    assert progress.busy_share_c == pytest.approx(0.4, rel=0.05)
+    assert progress.busy_share_ba == pytest.approx(0.2, rel=0.05)
+
+
+def test_retried_rows_are_not_new_images_and_lower_the_failures() -> None:
+    progress = Progress(total_images=10, done_images=10, failed_rows=5)
+    progress.add(shard(10, failed=1, retry=("a", "b", "c")))
+    assert (progress.done_images, progress.images_now, progress.failed_rows) == (10, 3, 3)

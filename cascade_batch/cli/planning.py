@@ -9,8 +9,10 @@ import pyarrow.compute as pc
 
 from cascade_batch import cost, weights
 from cascade_batch.errors import SpecError
+from cascade_batch.geometry import embedding_side
 from cascade_batch.opening import open_existing, plan_table
 from cascade_batch.plan import ImageGroup, Plan
+from cascade_batch.schemas import EMBEDDING_CHANNELS
 from cascade_batch.spec import Spec
 from cascade_batch.stores.manifest import committed_shards, read_manifests
 
@@ -78,7 +80,8 @@ def _sizes(plan: Plan) -> str:
 
 def _gigabytes(plan: Plan) -> str:
     raw = sum(group.width * group.height * 3 * images for group, images in plan.groups.items())
-    embeddings = sum(cost.embedding_bytes(g.height, g.width) * n for g, n in plan.groups.items())
+    cells = sum(embedding_side(g.height) * embedding_side(g.width) * n for g, n in plan.groups.items())
+    embeddings = cells * EMBEDDING_CHANNELS * 4  # float32
     return f"at most {raw / 1e9:,.2f} GB of pictures (raw RGB), {embeddings / 1e9:,.2f} GB of embeddings"
 
 

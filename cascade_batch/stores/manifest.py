@@ -44,12 +44,13 @@ def write_table(storage: Storage, shards: Iterable[int], schema: pa.Schema) -> l
 
 
 def _parts(manifests: Iterable[tuple[int, pa.Table]], schema: pa.Schema) -> Iterator[pa.Table]:
-    waiting, rows = [schema.empty_table()], 0
+    """Large tables in order; a run without images still has one, so that its columns can be read."""
+    waiting, rows, parts = [schema.empty_table()], 0, 0
     for _, table in manifests:
         waiting.append(table)
         rows += table.num_rows
         if rows >= _ROWS_PER_PART:
             yield pa.concat_tables(waiting)
-            waiting, rows = [schema.empty_table()], 0
-    if rows:
+            waiting, rows, parts = [schema.empty_table()], 0, parts + 1
+    if rows or not parts:
         yield pa.concat_tables(waiting)

@@ -1,0 +1,165 @@
+"""The command line as its users meet it: a frozen surface, clear errors, exit codes, a light start."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cascade_batch.cli import main
+from cascade_batch.cli.arguments import SPEC_FLAGS, build_parser
+from cascade_batch.schemas import ERROR_CODES, MANIFEST
+from tests.run.runs import QUICK, render, write_prompts
+
+
+def flags_of(command: str) -> set[str]:
+    parser = build_parser()._subparsers._group_actions[0].choices[command]  # type: ignore[union-attr]
+    return {option for action in parser._actions for option in action.option_strings}
+
+
+def test_the_surface_is_frozen() -> None:
+    spec = {
+        "-h", "--help", "--out", "--spec", "--set", "--model", "--variant", "--dtype", "--column", "--limit",
+        "--seed", "--width", "--height", "--c-actors", "--c-gpus", "--ba-actors", "--ba-gpus",
+        "--max-failed-rows", "--log-format",
+    }  # fmt: skip
+    assert flags_of("render") == spec | {"--runner", "--retry-failed", "--take-over"}
+    assert flags_of("plan") == spec | {"--rate", "--rate-from"}
+    assert flags_of("status") == {"-h", "--help"}
+    assert flags_of("verify") == {"-h", "--help", "--reopen"}
+
+
+def test_manifest_columns_and_error_codes_are_frozen() -> None:
+    assert MANIFEST.names == [
+        "image_id", "prompt_id", "image_index", "shard", "prompt", "negative_prompt", "seed", "width", "height",
+        "prior_steps", "prior_guidance_scale", "decoder_steps", "decoder_guidance_scale", "status", "error_code",
+        "error_message", "prompt_tokens", "prompt_truncated", "attempts", "image_uri", "image_bytes",
+        "image_sha256", "pixel_sha256", "embedding_uri", "embedding_row", "embedding_sha256", "stage_c_key",
+        "stage_ba_key", "stage_c_seconds", "stage_ba_seconds", "stage_c_device", "stage_ba_device",
+        "stage_c_worker", "stage_ba_worker", "stage_c_batch", "stage_ba_batch", "stage_c_threads",
+        "stage_ba_threads", "stage_c_dtype", "stage_ba_dtype", "versions", "numerics", "encoder",
+        "prompts_sha256", "writer_token", "created_at",
+    ]  # fmt: skip
+    assert set(ERROR_CODES) == {
+        "null_prompt", "nan_output", "infinite_output", "single_colour", "out_of_memory", "worker_died",
+    }  # fmt: skip
+
+
+def test_every_flag_names_a_key_of_the_spec() -> None:
+    from cascade_batch.spec import Spec
+
+    for key in SPEC_FLAGS.values():
+        node = Spec()
+        for name in key.split("."):
+            node = getattr(node, name)
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("command", ["plan", "status", "verify", "render"])
+def test_commands_without_rendering_import_neither_torch_nor_ray(command: str, tmp_path: Path) -> None:
+    prompts, out = write_prompts(tmp_path, 2), str(tmp_path / "run")
+    assert render(prompts, out) == 0
+    line = [command, out] if command in ("status", "verify") else [command, str(prompts), "--out", out, *QUICK]
+    code = (
+        "import sys; from cascade_batch.cli import main; "
+        f"code = main({line!r}); heavy = {{'torch', 'ray', 'transformers'}} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "needles"),
+    [
+        (["--width=1001"], ["render.width", "1001", "use 1000"]),
+        (["--set=rendr.width=1"], ["did you mean render?"]),
+        (["--dtype=float16"], ["Stage C cannot run in float16"]),
+        (["--model=/nowhere/at/all"], ["/nowhere/at/all"]),
+        (["--column=prompt=captoin"], ["captoin"]),
+        (["--column=prompt"], ["--column needs ours=theirs"]),
+    ],
+)
+def test_bad_input_is_exit_2_and_nothing_is_written(
+    flags: list[str], needles: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert render(write_prompts(tmp_path, 2), str(out), *flags) == 2
+    error = capsys.readouterr().err
+    for needle in needles:
+        assert needle in error
+    assert not (out / "run.json").exists()
+
+
+def test_duplicate_ids_are_named_before_anything_is_spent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = write_prompts(tmp_path, 3, id=["same", "other", "same"])
+    assert render(prompts, str(tmp_path / "run")) == 2
+    assert "same" in capsys.readouterr().err
+    assert not (tmp_path / "run/run.json").exists()
+
+
+def test_a_missing_bucket_is_one_clear_line_without_secrets(
+    moto_root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret-value")
+    assert render(write_prompts(tmp_path, 2), "s3://no-such-bucket-here/run") == 1
+    error = capsys.readouterr().err
+    assert "no-such-bucket-here" in error
+    assert "very-secret-value" not in error
+    assert "Traceback" not in error
+
+
+def test_plan_prints_costs_and_hours_only_from_a_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts, out = write_prompts(tmp_path, 6), str(tmp_path / "run")
+    assert main(["plan", str(prompts), *QUICK]) == 0
+    text = capsys.readouterr().out
+    assert "images   6 in 3 shards" in text
+    assert "padded   50.0% of pool C" in text
+    assert "raise shards.prompts" in text
+    assert "hours    unknown" in text
+    assert main(["plan", str(prompts), *QUICK, "--rate", "0.5"]) == 0
+    assert "hours    0.00 at 0.50 images/s" in capsys.readouterr().out
+    assert render(prompts, out) == 0
+    capsys.readouterr()
+    assert main(["plan", str(prompts), *QUICK, "--rate-from", out]) == 0
+    assert "images/s" in capsys.readouterr().out
+
+
+def test_a_spec_file_does_what_the_flags_do(tmp_path: Path) -> None:
+    prompts, out = write_prompts(tmp_path, 2), tmp_path / "run"
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        f"prompts: {{uri: {prompts}}}\noutput: {{uri: {out}}}\nrender: {{width: 256, height: 256, prior_steps: 2, "
+        "decoder_steps: 2}\nshards: {prompts: 2}\npools: {c: {threads: 1}, ba: {threads: 1}}\n"
+    )
+    assert main(["render", "--spec", str(spec), "--runner", "local"]) == 0
+    assert render(prompts, str(out)) == 0  # the same spec by flags: nothing is left to do
+    assert json.loads((out / "outcome.json").read_text())["images_now"] == 0
+
+
+def test_column_mapping_and_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "captions.parquet"
+    pq.write_table(pa.table({"caption": ["a red circle"], "status": ["draft"]}), path)
+    out = str(tmp_path / "run")
+    assert render(path, out, "--column=prompt=caption") == 2
+    assert "--column" in capsys.readouterr().err
+    assert render(path, out, "--column=prompt=caption", "--column=source_status=status") == 0
+    capsys.readouterr()
+    assert main(["status", out]) == 0
+    text = capsys.readouterr().out
+    assert "images  1 of 1 done" in text
+    assert "failed  none" in text
+    assert "last    finished" in text
+
+
+def test_status_of_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", str(tmp_path)]) == 1
+    assert "there is no run here" in capsys.readouterr().err

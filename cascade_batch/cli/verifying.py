@@ -1,0 +1,72 @@
+"""The `verify` command: what was checked, what differs, what was re-opened. Needs neither torch nor ray."""
+
+import shlex
+import sys
+import time
+
+from cascade_batch.cli.entry import DIFFERENT, FINISHED
+from cascade_batch.errors import IntegrityError
+from cascade_batch.opening import open_existing
+from cascade_batch.verify import Verification, refuse_while_rendering, reopen, verify
+
+SHOWN = 20
+PERIOD_S = 5.0
+"""Between lines of progress."""
+
+
+def verify_command(uri: str, reopen_damaged: bool) -> int:
+    """Print the differences, re-open if asked.
+
+    Returns 0 if there were no differences, else 4, re-opened or not.
+    """
+    try:
+        run = open_existing(uri)
+        if reopen_damaged:
+            refuse_while_rendering(run)  # rather now than after an hour of checking
+        result = verify(run, _Progress())
+    except IntegrityError as error:  # run.json or the plan: the difference that hides all others
+        print(f"error: {error}", file=sys.stderr)
+        return DIFFERENT
+    _print_result(result)
+    if reopen_damaged:
+        _print_reopened(result, reopen(run, result.damaged_shards), uri)
+    elif result.damaged_shards:
+        print(f"next: cascade-batch verify {shlex.quote(uri)} --reopen, then the render command again")
+    return FINISHED if result.is_clean else DIFFERENT
+
+
+class _Progress:
+    """Now and then a line on stderr."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self, checked: int, shards: int) -> None:
+        now = time.monotonic()
+        if now - self._last >= PERIOD_S:
+            self._last = now
+            print(f"checked {checked:,} of {shards:,} shards", file=sys.stderr, flush=True)
+
+
+def _print_result(result: Verification) -> None:
+    for difference in result.differences[:SHOWN]:
+        print(difference)
+    total = result.counts.total()
+    if total > SHOWN:
+        print(f"... and {total - SHOWN:,} more")
+    print(
+        f"checked {result.pictures_checked:,} pictures in {result.shards_done:,} of {result.shards:,} shards"
+    )
+    if result.shards_done < result.shards:
+        left = result.shards - result.shards_done
+        print(f"unfinished: {left:,} of {result.shards:,} shards not done")
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(result.counts.items()))
+    print(f"differences: {kinds}" if kinds else "no differences: what is committed is right")
+
+
+def _print_reopened(result: Verification, deleted: list[str], uri: str) -> None:
+    print(f"re-opened {len(result.damaged_shards):,} shards, deleted {len(deleted):,} objects")
+    if result.damaged_shards:
+        print(f"next: repeat the render command, then cascade-batch verify {shlex.quote(uri)}")
+    if result.counts["orphan"]:
+        print("orphans are left where they are: they block nothing, delete them if you do not want them")

@@ -1,0 +1,116 @@
+"""Whether the embeddings of one shard are whole, and those that its manifest names."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from cascade_batch.errors import IntegrityError
+from cascade_batch.opening import OpenRun
+from cascade_batch.plan import Shard
+from cascade_batch.storage import ObjectMissing, Storage
+from cascade_batch.stores import layout, parquet
+from cascade_batch.stores.embeddings import embedding_arrays, embedding_sha256
+from cascade_batch.verify.differences import Difference
+from cascade_batch.verify.manifests import is_elsewhere
+
+_CLAIMED = ["image_id", "status", "embedding_uri", "embedding_row", "embedding_sha256", "prompts_sha256"]
+
+Fault = tuple[str, str, object, object]  # kind, what, got, expected
+
+
+def locate(storage: Storage, uri: str) -> tuple[Storage, str]:
+    """Where a manifest's URI lies: in this run, or in the other run that an absolute one names."""
+    if not is_elsewhere(uri):
+        return storage, uri
+    root, _, key = uri.rpartition("/")
+    return Storage(root), key
+
+
+def check_embeddings(run: OpenRun, planned: Shard, manifest: pa.Table | None) -> list[Difference]:
+    """What is wrong with the embedding shards, one line each.
+
+    Args:
+        manifest: the shard's trusted manifest; without one, the run's own embedding shard is checked by itself.
+    """
+    own = layout.embeddings_key(planned.shard)
+    claims: dict[str, list[dict[str, Any]]] = {own: []} if manifest is None else {}
+    for row in [] if manifest is None else manifest.select(_CLAIMED).to_pylist():
+        claims.setdefault(row["embedding_uri"], []).append(row)
+    differences = []
+    for uri, rows in claims.items():
+        fault = _first_fault(run, planned, uri, rows)
+        if fault:
+            kind, what, got, expected = fault
+            differences.append(Difference(kind, uri, what, planned.shard, got, expected))
+    return differences
+
+
+def _first_fault(run: OpenRun, planned: Shard, uri: str, claims: list[dict[str, Any]]) -> Fault | None:
+    storage, key = locate(run.storage, uri)
+    is_own = uri == layout.embeddings_key(planned.shard)
+    try:
+        table = parquet.from_bytes(storage.read(key), key)
+    except ObjectMissing:
+        return "missing", "no such embedding shard", None, None
+    except IntegrityError as error:
+        return "damaged", error.what, error.got, None
+    if is_own:
+        fault = next(_shape_faults(table, run.embeddings_schema, planned), None)
+        if fault:
+            return fault
+    try:
+        hashes = [a if a is None else embedding_sha256(a) for a in embedding_arrays(table)]
+    except (ValueError, TypeError, KeyError) as error:  # sizes that do not fit the arrays
+        return "damaged", "the arrays cannot be read", error, None
+    return next(_hash_faults(table, hashes), None) or next(_claim_faults(table, hashes, claims, is_own), None)
+
+
+def _shape_faults(table: pa.Table, schema: pa.Schema, planned: Shard) -> Iterator[Fault]:
+    if not table.schema.equals(schema):
+        yield "inconsistent", "other columns than the run's", table.schema.names, schema.names
+    if table.num_rows != planned.images:
+        yield "inconsistent", "other rows than the plan", table.num_rows, planned.images
+    distinct = len(set(table["image_id"].to_pylist()))
+    if distinct != planned.images:
+        yield "inconsistent", "an image has two embeddings", distinct, planned.images
+    if len(set(table["prompts_sha256"].to_pylist())) != 1:
+        yield "inconsistent", "rows of different prompt tables", None, None
+
+
+def _hash_faults(table: pa.Table, hashes: list[str | None]) -> Iterator[Fault]:
+    """The arrays against the hashes beside them; a failed row has neither."""
+    columns = (table[name].to_pylist() for name in ("image_id", "status", "embedding_sha256"))
+    for image_id, status, stored, computed in zip(*columns, hashes, strict=True):
+        if stored != computed:
+            yield "damaged", f"embedding of {image_id} has another hash", computed, stored
+        if (computed is None) != (status == "failed"):
+            yield "inconsistent", f"embedding of {image_id}", status, "an array, or a failed row"
+
+
+def _claim_faults(
+    table: pa.Table, hashes: list[str | None], claims: list[dict[str, Any]], is_own: bool
+) -> Iterator[Fault]:
+    """What the manifest says of the embeddings.
+
+    A failed row that names no hash claims nothing: a retry may have committed its embedding already.
+    """
+    ids, prompts = table["image_id"].to_pylist(), set(table["prompts_sha256"].to_pylist())
+    for claim in claims:
+        row, image_id = claim["embedding_row"], claim["image_id"]
+        if not 0 <= row < len(ids) or (is_own and ids[row] != image_id):
+            yield (
+                "inconsistent",
+                f"row {row} is not {image_id}",
+                ids[row] if 0 <= row < len(ids) else None,
+                image_id,
+            )
+        if claim["embedding_sha256"] not in (hashes[row], None):
+            yield (
+                "damaged",
+                f"embedding of {image_id} is not the manifest's",
+                hashes[row],
+                claim["embedding_sha256"],
+            )
+        if is_own and prompts != {claim["prompts_sha256"]}:
+            yield "inconsistent", "made from other prompts than the manifest", None, None

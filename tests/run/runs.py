@@ -8,11 +8,13 @@ import pyarrow.parquet as pq
 
 from cascade_batch.cli import main
 from cascade_batch.opening import open_existing
+from cascade_batch.prompts import rows
 from cascade_batch.schemas import MEASURED
 from cascade_batch.storage import Storage
-from cascade_batch.stores import layout
+from cascade_batch.stores import layout, parquet
 from cascade_batch.stores.embeddings import embedding_arrays, read_embeddings
 from cascade_batch.stores.manifest import committed_shards, read_manifests
+from cascade_batch.workers import committing, context
 
 QUICK = [
     "--width=256",
@@ -41,7 +43,14 @@ def write_prompts(folder: Path, count: int, **columns: list) -> Path:
 
 
 def render(prompts: Path, out: str, *flags: str, runner: str = "local") -> int:
-    """The exit code of one render command in this process."""
+    """The exit code of one render command in this process, which starts it as ignorant as a new one."""
+    for remembered in (
+        context.open_run,
+        committing._check_numerics_once,
+        rows._opened,
+        rows._cached_group,
+    ):
+        remembered.cache_clear()
     return main(["render", str(prompts), "--out", out, "--runner", runner, *QUICK, *flags])
 
 
@@ -63,7 +72,21 @@ def contents(uri: str) -> dict[str, object]:
         embeddings = read_embeddings(storage, shard)
         arrays = [None if a is None else a.tobytes() for a in embedding_arrays(embeddings)]
         found[f"arrays of {shard}"] = arrays
-    manifest = manifest_of(uri)
-    found["manifest"] = manifest.drop([c for c in manifest.column_names if c in MEASURED]).to_pylist()
+    found["manifest"] = _not_measured(manifest_of(uri))
+    parts = [info.key for info in storage.list(layout.TABLE)]
+    found["table"] = [_not_measured(parquet.from_bytes(storage.read(key), key)) for key in parts]
     found["plan"] = open_existing(uri).shards.to_pylist()
     return found
+
+
+def _not_measured(manifest: pa.Table) -> list[dict]:
+    return manifest.drop([c for c in manifest.column_names if c in MEASURED]).to_pylist()
+
+
+def differences(found: dict[str, object], wanted: dict[str, object]) -> list[str]:
+    """What tells two `contents` apart, one line each."""
+    return sorted(
+        f"{key}: {'missing' if key not in found else 'extra' if key not in wanted else 'differs'}"
+        for key in found.keys() | wanted.keys()
+        if found.get(key) != wanted.get(key)
+    )

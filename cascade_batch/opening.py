@@ -97,7 +97,13 @@ def _record(spec: Spec, table: PromptTable, plan: Plan) -> dict[str, Any]:
         "format": FORMAT,
         "spec": spec_to_dict(spec),
         "table": table.to_json(),
-        "plan": {"prompts": plan.prompts, "images": plan.images, "shards": plan.shards.num_rows},
+        "plan": {
+            "prompts": plan.prompts,
+            "images": plan.images,
+            "shards": plan.shards.num_rows,
+            "padded_c": plan.padded_c,
+            "padded_ba": plan.padded_ba,
+        },
         "embedding_size": size,
         "schemas": {
             "embeddings": _described(embedding_schema(size)),

@@ -57,6 +57,9 @@ class Outcome:
     images_per_second: float
     busy_share_c: float
     busy_share_ba: float
+    padded_c: float
+    padded_ba: float
+    """Share of the places in the pools' batches that hold no image, over the whole plan."""
     ended: str
 
 
@@ -264,6 +267,8 @@ def _finish(run: OpenRun, progress: Progress, done: set[int], errors: tuple[str,
         images_per_second=progress.images_per_second,
         busy_share_c=progress.busy_share_c,
         busy_share_ba=progress.busy_share_ba,
+        padded_c=run.record["plan"]["padded_c"],
+        padded_ba=run.record["plan"]["padded_ba"],
         ended=datetime.now(UTC).isoformat(),
     )
     write_outcome(run.storage, asdict(outcome))

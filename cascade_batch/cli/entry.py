@@ -1,5 +1,6 @@
 """Parse, run one command, turn what happened into an exit code."""
 
+import os
 import signal
 import sys
 from argparse import Namespace
@@ -18,6 +19,8 @@ from cascade_batch.runners.ray_environment import prepare_own_cluster
 from cascade_batch.runners.runner import Runner
 from cascade_batch.spec import Spec, load_spec
 
+RAY_JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets this variable for the entry point of a submitted job."""
 FINISHED, FAILED, BAD_INPUT, TOO_MANY_FAILED, DIFFERENT, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 _EXIT_OF_STATE = {
@@ -66,8 +69,7 @@ def _spec(arguments) -> Spec:
 
 def _render(arguments, argv: Sequence[str]) -> int:
     spec = _spec(arguments)
-    if not spec.output.uri:
-        raise SpecError("nowhere to write", next_step="add --out RUN, a folder or a bucket prefix")
+    _check_out(spec.output.uri)
     observer = make_observer()
     try:
         outcome = pipeline.render(
@@ -81,6 +83,18 @@ def _render(arguments, argv: Sequence[str]) -> int:
         observer.close()
     print(summary(outcome, spec.output.uri, argv))
     return _EXIT_OF_STATE[outcome.state]
+
+
+def _check_out(uri: str) -> None:
+    if not uri:
+        raise SpecError("nowhere to write", next_step="add --out RUN, a folder or a bucket prefix")
+    if RAY_JOB_MARK in os.environ and "://" not in uri and not os.path.isabs(uri):
+        raise SpecError(
+            "a job's working directory is deleted with the job, and the run with it",
+            where="output.uri",
+            got=uri,
+            expected="a URL, or an absolute path that every node shares",
+        )
 
 
 def _runner_maker(name: str, verbose: bool) -> Callable[[], Runner]:
@@ -108,7 +122,9 @@ def _status(arguments: Namespace, _argv: Sequence[str]) -> int:
     status = run_status(open_existing(arguments.run))
     failed = ", ".join(f"{code} {count:,}" for code, count in sorted(status.failed.items())) or "none"
     print(f"images  {status.images_done:,} of {status.images:,} done")
-    print(f"shards  {status.shards_done:,} of {status.shards:,} done, {status.shards_embedded:,} with embeddings")
+    print(
+        f"shards  {status.shards_done:,} of {status.shards:,} done, {status.shards_embedded:,} with embeddings"
+    )
     print(f"failed  {failed}")
     print(f"driver  {status.driver}")
     print(f"last    {status.outcome['state'] if status.outcome else 'no sitting has ended yet'}")

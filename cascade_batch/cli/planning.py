@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cascade_batch import cost, weights
+from cascade_batch.cli.showing import padding_remedy
 from cascade_batch.errors import SpecError
 from cascade_batch.geometry import embedding_side
 from cascade_batch.opening import open_existing, plan_table
@@ -16,7 +17,6 @@ from cascade_batch.schemas import EMBEDDING_CHANNELS
 from cascade_batch.spec import Spec
 from cascade_batch.stores.manifest import committed_shards, read_manifests
 
-PADDING_WORTH_A_REMEDY = 0.10
 _GROUP_COLUMNS = [
     "width", "height", "prior_steps", "prior_guidance_scale", "decoder_steps", "decoder_guidance_scale",
 ]  # fmt: skip
@@ -86,14 +86,11 @@ def _gigabytes(plan: Plan) -> str:
 
 
 def _notes(plan: Plan, default_ids: bool, null_prompts: int | None) -> list[str]:
-    notes = []
-    if max(plan.padded_c, plan.padded_ba) > PADDING_WORTH_A_REMEDY:
-        notes.append(
-            "over 10 % of the batches is padding: raise shards.prompts, lower pools.*.batch, or sort the table "
-            "by size, steps and guidance"
-        )
+    notes = padding_remedy(plan.padded_c, plan.padded_ba)
     if default_ids:
-        notes.append("no id column: prompts are named by file and row; inserting rows changes the seeds after them")
+        notes.append(
+            "no id column: prompts are named by file and row; inserting rows changes the seeds after them"
+        )
     if null_prompts:
         notes.append(f"{null_prompts:,} rows have no prompt and will be failed rows (null_prompt)")
     return notes

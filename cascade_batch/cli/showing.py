@@ -14,6 +14,7 @@ from cascade_batch import pipeline
 from cascade_batch.metrics import Progress
 from cascade_batch.pipeline import Outcome
 
+PADDING_WORTH_A_REMEDY = 0.10
 PLAIN_PERIOD_S = 5.0
 """Between plain lines; a log is not a film."""
 
@@ -89,12 +90,23 @@ def summary(outcome: Outcome, run: str, command: Sequence[str]) -> str:
         lines.append(
             f"this sitting: {outcome.images_now:,} images in {duration(outcome.seconds)}, "
             f"{outcome.images_per_second:.2f}/s, busy C {outcome.busy_share_c:.0%} "
-            f"BA {outcome.busy_share_ba:.0%}"
+            f"BA {outcome.busy_share_ba:.0%}, padded C {outcome.padded_c:.1%} BA {outcome.padded_ba:.1%}"
         )
+        lines += padding_remedy(outcome.padded_c, outcome.padded_ba)
     lines += [f"error: {error}" for error in outcome.errors[:3]]
     lines.append("next:")
     lines += [f"  {text}" for text in _next_steps(outcome, run, command)]
     return "\n".join(lines)
+
+
+def padding_remedy(*padded: float) -> list[str]:
+    """What to do where over a tenth of the batches is padding."""
+    if max(padded) <= PADDING_WORTH_A_REMEDY:
+        return []
+    return [
+        "over 10 % of the batches is padding: raise shards.prompts, lower pools.*.batch, or sort the table by "
+        "size, steps and guidance"
+    ]
 
 
 def _next_steps(outcome: Outcome, run: str, command: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ import os
 import signal
 from collections.abc import Callable, Generator, Iterable
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cascade_batch.errors import CascadeError, StorageError
+from cascade_batch.errors import CascadeError
 from cascade_batch.runners.pools import Node, Pool, Pools, size_pools
 from cascade_batch.runners.runner import Setup
 from cascade_batch.runners.shard_rows import from_row, to_row
@@ -38,6 +39,9 @@ from cascade_batch.workers.shards import ShardData, Ticket, guarded
 
 ACTORS_READY_S = 1800
 """Loading gigabytes takes minutes; waiting longer than this for an actor is a cluster that is full."""
+SHARDS_PER_EXECUTION = 2048
+"""Ray Data keeps books of every block on the driver until an execution ends, about 13 KB a shard; this bounds
+them at the price of loading the models once per some 100,000 images."""
 NO_PROGRESS_S = 4 * 3600
 """Ray Data gives up on a silent graph; one big shard on a slow card may take more than its 30 minutes."""
 
@@ -129,21 +133,20 @@ class RayRunner:
         return all(self._on_every_node(_probe, uri))
 
     def weight_digests(self, model: ModelSpec) -> dict[str, str]:
-        return _unwrapped(lambda: ray.get(ray.remote(weight_digests).options(num_cpus=0).remote(model)))
+        """Read on a node of the workers: a sliver of a GPU finds one, where there are GPUs."""
+        sliver = 0.001 if any(node.gpus for node in _nodes()) else 0
+        remote = ray.remote(weight_digests).options(num_cpus=0, num_gpus=sliver)
+        return _unwrapped(lambda: ray.get(remote.remote(model)))
 
     def run(self, tickets: Iterable[Ticket], setup: Setup) -> Generator[ShardData]:
-        """Shards in the order they end."""
+        """Shards in the order they end, one execution after another (`SHARDS_PER_EXECUTION`)."""
         _configure(DataContext.get_current())
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         handle = ray.remote(AttemptLedger).options(num_cpus=0, scheduling_strategy=here)
         ledger = RayLedger(handle.remote(setup.attempts))
-        graph = _graph(list(tickets), setup, ledger)
-        rows = graph.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0)
-        try:
-            for row in rows:
-                yield from_row(row)
-        except RayError as error:
-            raise _in_our_words(error) from error
+        left = iter(tickets)
+        while some := list(islice(left, SHARDS_PER_EXECUTION)):
+            yield from _execute(_graph(some, setup, ledger))
 
     def close(self) -> None:
         """Stop a cluster of our own; leave one we only connected to."""
@@ -178,6 +181,14 @@ def _configure(context: DataContext) -> None:
     context.execution_no_progress_timeout_s = NO_PROGRESS_S
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
+
+
+def _execute(graph: Dataset) -> Generator[ShardData]:
+    try:
+        for row in graph.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+            yield from_row(row)
+    except RayError as error:
+        raise _in_our_words(error) from error
 
 
 def _graph(tickets: list[Ticket], setup: Setup, ledger: RayLedger) -> Dataset:
@@ -236,7 +247,7 @@ def _in_our_words(error: RayError) -> CascadeError:
         cause = getattr(cause, "cause", None) or cause.__cause__
     lines = [line for line in str(error).splitlines() if line.strip()]
     log.debug("%s", error)
-    return StorageError(
+    return CascadeError(
         "a worker or the cluster failed; finished shards are safe",
         where="ray",
         got=lines[-1] if lines else repr(error),

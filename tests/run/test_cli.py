@@ -65,7 +65,9 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
 def test_commands_without_rendering_import_neither_torch_nor_ray(command: str, tmp_path: Path) -> None:
     prompts, out = write_prompts(tmp_path, 2), str(tmp_path / "run")
     assert render(prompts, out) == 0
-    line = [command, out] if command in ("status", "verify") else [command, str(prompts), "--out", out, *QUICK]
+    line = (
+        [command, out] if command in ("status", "verify") else [command, str(prompts), "--out", out, *QUICK]
+    )
     code = (
         "import sys; from cascade_batch.cli import main; "
         f"code = main({line!r}); heavy = {{'torch', 'ray', 'transformers'}} & set(sys.modules); "
@@ -117,7 +119,9 @@ def test_a_missing_bucket_is_one_clear_line_without_secrets(
     assert "Traceback" not in error
 
 
-def test_plan_prints_costs_and_hours_only_from_a_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_prints_costs_and_hours_only_from_a_rate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     prompts, out = write_prompts(tmp_path, 6), str(tmp_path / "run")
     assert main(["plan", str(prompts), *QUICK]) == 0
     text = capsys.readouterr().out

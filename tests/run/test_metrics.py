@@ -8,7 +8,9 @@ from cascade_batch.metrics import Progress
 from cascade_batch.workers.shards import ShardData, Ticket
 
 
-def shard(images: int, failed: int = 0, retry: tuple[str, ...] = (), c: float = 0.0, ba: float = 0.0) -> ShardData:
+def shard(
+    images: int, failed: int = 0, retry: tuple[str, ...] = (), c: float = 0.0, ba: float = 0.0
+) -> ShardData:
     ticket = Ticket(0, 0, 0, images, 0, images, retry=retry)
     return ShardData(ticket, failed_rows=failed, seconds_c=c, seconds_ba=ba)
 

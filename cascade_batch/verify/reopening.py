@@ -6,7 +6,7 @@ Orphans are never deleted: they block nothing, and only their owner knows whethe
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from cascade_batch.errors import IntegrityError
+from cascade_batch.errors import SpecError
 from cascade_batch.opening import OpenRun
 from cascade_batch.plan import Shard
 from cascade_batch.stores import layout
@@ -19,11 +19,11 @@ REOPENED = "reopened"
 
 
 def refuse_while_rendering(run: OpenRun) -> None:
-    """Raise IntegrityError if a driver is alive on this run: nothing may be deleted under its hands."""
+    """Raise SpecError if a driver is alive on this run: nothing may be deleted under its hands."""
     found = other_driver(run.storage, token="")
     if found:
         host, silence = found
-        raise IntegrityError(
+        raise SpecError(
             f"a driver on {host} was alive {silence:.0f} s ago",
             where=run.storage.uri,
             expected="no driver while shards are re-opened",
@@ -35,7 +35,7 @@ def reopen(run: OpenRun, shards: Iterable[int]) -> list[str]:
     """Take back the shards that are (still) damaged. Returns the keys deleted.
 
     Raises:
-        IntegrityError: a driver is rendering the run.
+        SpecError: a driver is rendering the run.
     """
     refuse_while_rendering(run)
     # First of all, so that the next sitting derives `table/` anew even if it finds all shards done.

@@ -2,7 +2,8 @@
 
 Also the Python API. `Prior` is the text encoder and Stage C, `Decoder` is Stage B and A; each renders a batch
 of images of one size, one number of steps, and guidance either on or off for all. What an image looks like
-depends on its own text, seed and guidance, never on its neighbours; its bits depend on `Numerics` besides.
+depends on its own text, seed and guidance, never on its neighbours; its bits depend on batch size, threads,
+dtype and device besides (`fix_numerics`, `numerics.py`).
 Nothing here touches storage: parts are local files, results are numpy arrays.
 """
 
@@ -30,19 +31,7 @@ from cascade_batch.models.stage_a import StageA
 from cascade_batch.models.stage_b import StageB
 from cascade_batch.models.stage_c import StageC
 from cascade_batch.models.text import TextEncoder
-
-NUMERICS_VERSION = 1
-"""Raised whenever a change here or in `models` changes bits."""
-
-
-@dataclass(frozen=True)
-class Numerics:
-    """What decides bits besides the input and the versions."""
-
-    batch: int
-    threads: int
-    dtype: str
-    device: str
+from cascade_batch.numerics import SWITCHES
 
 
 @dataclass(frozen=True)
@@ -159,13 +148,14 @@ class Decoder:
         _check_lengths(
             len(batch.embeddings), batch.pooled, batch.negative_pooled, batch.seeds, batch.guidance
         )
-        latents = self._latents(batch)
+        latents = self.latents(batch)
         # One image at a time: Stage A's activations are the largest of all and gain nothing from a batch.
         images = [_to_pixels(self._stage_a.decode(latent)) for latent in latents.split(1)]
         pixels, has_nan, has_infinite = zip(*images, strict=True)
         return DecodedImages(np.concatenate(pixels), list(has_nan), list(has_infinite))
 
-    def _latents(self, batch: DecoderBatch) -> Tensor:
+    def latents(self, batch: DecoderBatch) -> Tensor:
+        """Stage B alone: latents (B, 4, height / 4, width / 4), float32, before Stage A scales them."""
         pooled, embeddings = self._tensor(batch.pooled), self._tensor(batch.embeddings)
         if is_guided(batch.guidance):
             pooled = torch.cat([pooled, self._tensor(batch.negative_pooled)])
@@ -183,7 +173,8 @@ class Decoder:
         )
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.array(array, dtype=np.float32)).to(self._device)
+        # A copy in memory that torch aligns: matrix products may round differently elsewhere.
+        return torch.tensor(array, dtype=torch.float32, device=self._device)
 
 
 def _to_pixels(image: Tensor) -> tuple[np.ndarray, bool, bool]:
@@ -214,7 +205,7 @@ def fix_numerics(threads: int) -> dict[str, object]:
 
     Call it before the first kernel runs: cuBLAS reads its workspace setting when it starts.
     """
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = str(SWITCHES["cublas_workspace"])
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("highest")
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -225,11 +216,4 @@ def fix_numerics(threads: int) -> dict[str, object]:
     torch.backends.cuda.enable_cudnn_sdp(
         False
     )  # flash, else memory-efficient: chosen by shape and dtype only
-    return {
-        "threads": threads,
-        "tf32": False,
-        "cudnn_benchmark": False,
-        "deterministic": True,
-        "attention": "flash, memory-efficient, math",
-        "cublas_workspace": ":4096:8",
-    }
+    return {"threads": threads, **SWITCHES}

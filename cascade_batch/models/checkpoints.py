@@ -78,6 +78,8 @@ def load_text_encoder(
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
     """The tokenizer of a folder, read locally. Raises WeightsError if it cannot be read."""
     try:
+        if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
+            raise OSError("none of its files is there")  # transformers would make an empty one
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as cause:
         raise WeightsError(

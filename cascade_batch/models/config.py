@@ -130,8 +130,8 @@ TINY_STAGE_C = replace(
     STAGE_C,
     timestep_ratio_embedding_dim=16,
     conditioning_dim=32,
-    block_out_channels=(64, 64),
-    num_attention_heads=(2, 2),
+    block_out_channels=(48, 48),
+    num_attention_heads=(3, 3),
     down_num_layers_per_block=(1, 2),
     up_num_layers_per_block=(2, 1),
     clip_text_in_channels=32,
@@ -143,16 +143,16 @@ TINY_STAGE_B = replace(
     STAGE_B,
     timestep_ratio_embedding_dim=16,
     conditioning_dim=32,
-    block_out_channels=(48, 48, 64, 64),
-    num_attention_heads=(0, 0, 2, 2),
+    block_out_channels=(32, 32, 48, 48),
+    num_attention_heads=(0, 0, 3, 3),
     down_num_layers_per_block=(1, 1, 2, 1),
-    up_num_layers_per_block=(1, 2, 1, 1),
+    up_num_layers_per_block=(1, 1, 1, 1),
     down_blocks_repeat_mappers=(1, 2, 1, 1),
     up_blocks_repeat_mappers=(2, 1, 2, 1),
     clip_text_pooled_in_channels=32,
 )
 """Every block type, level, skip and repeat of Stage B, and a repeat on the way down besides."""
-TINY_STAGE_A = replace(STAGE_A, bottleneck_blocks=2, embed_dim=32, num_vq_embeddings=16)
+TINY_STAGE_A = replace(STAGE_A, bottleneck_blocks=2, embed_dim=24, num_vq_embeddings=16)
 
 
 def parse_unet(config: Mapping[str, Any], where: str = "config.json") -> UNetConfig:

@@ -1,6 +1,7 @@
 """The command line as its users meet it: a frozen surface, clear errors, exit codes, a light start."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from cascade_batch.cli import main
 from cascade_batch.cli.arguments import SPEC_FLAGS, build_parser
 from cascade_batch.schemas import ERROR_CODES, MANIFEST
+from cascade_batch.storage import Storage
 from tests.run.runs import QUICK, render, write_prompts
 
 
@@ -167,3 +169,23 @@ def test_column_mapping_and_status(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_status_of_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", str(tmp_path)]) == 1
     assert "there is no run here" in capsys.readouterr().err
+
+
+def test_credentials_are_nowhere_in_a_run_on_s3(
+    moto_root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secrets = [os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
+    assert render(write_prompts(tmp_path, 2), moto_root, "--set=log.level=debug") == 0
+    assert main(["verify", moto_root]) == 0
+    storage, printed = Storage(moto_root), capsys.readouterr()
+    written = b"".join(storage.read(info.key) for info in storage.list())
+    for secret in secrets:
+        assert secret not in printed.out + printed.err
+        assert secret.encode() not in written
+
+
+def test_credentials_in_a_url_are_refused_unspoken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert render(write_prompts(tmp_path, 2), "s3://key:hush-hush@bucket/run") == 2
+    error = capsys.readouterr().err
+    assert "credentials" in error
+    assert "hush-hush" not in error

@@ -5,18 +5,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from cascade_batch.errors import IntegrityError
 from cascade_batch.opening import OpenRun
 from cascade_batch.plan import Shard
-from cascade_batch.storage import ObjectMissing, Storage
-from cascade_batch.stores import layout, parquet
+from cascade_batch.storage import Storage
+from cascade_batch.stores import layout
 from cascade_batch.stores.embeddings import embedding_arrays, embedding_sha256
 from cascade_batch.verify.differences import Difference
 from cascade_batch.verify.manifests import is_elsewhere
+from cascade_batch.verify.tables import Fault, read_table, schema_fault
 
 _CLAIMED = ["image_id", "status", "embedding_uri", "embedding_row", "embedding_sha256", "prompts_sha256"]
-
-Fault = tuple[str, str, object, object]  # kind, what, got, expected
 
 
 def locate(storage: Storage, uri: str) -> tuple[Storage, str]:
@@ -49,12 +47,9 @@ def check_embeddings(run: OpenRun, planned: Shard, manifest: pa.Table | None) ->
 def _first_fault(run: OpenRun, planned: Shard, uri: str, claims: list[dict[str, Any]]) -> Fault | None:
     storage, key = locate(run.storage, uri)
     is_own = uri == layout.embeddings_key(planned.shard)
-    try:
-        table = parquet.from_bytes(storage.read(key), key)
-    except ObjectMissing:
-        return "missing", "no such embedding shard", None, None
-    except IntegrityError as error:
-        return "damaged", error.what, error.got, None
+    table, fault = read_table(storage, key)
+    if table is None:
+        return fault
     if is_own:
         fault = next(_shape_faults(table, run.embeddings_schema, planned), None)
         if fault:
@@ -67,8 +62,9 @@ def _first_fault(run: OpenRun, planned: Shard, uri: str, claims: list[dict[str, 
 
 
 def _shape_faults(table: pa.Table, schema: pa.Schema, planned: Shard) -> Iterator[Fault]:
-    if not table.schema.equals(schema):
-        yield "inconsistent", "other columns than the run's", table.schema.names, schema.names
+    fault = schema_fault(table.schema, schema)
+    if fault:
+        yield fault
     if table.num_rows != planned.images:
         yield "inconsistent", "other rows than the plan", table.num_rows, planned.images
     distinct = len(set(table["image_id"].to_pylist()))
@@ -91,26 +87,18 @@ def _hash_faults(table: pa.Table, hashes: list[str | None]) -> Iterator[Fault]:
 def _claim_faults(
     table: pa.Table, hashes: list[str | None], claims: list[dict[str, Any]], is_own: bool
 ) -> Iterator[Fault]:
-    """What the manifest says of the embeddings.
+    """What the manifest says of the embeddings. Each check may rely on those before it.
 
     A failed row that names no hash claims nothing: a retry may have committed its embedding already.
     """
     ids, prompts = table["image_id"].to_pylist(), set(table["prompts_sha256"].to_pylist())
     for claim in claims:
-        row, image_id = claim["embedding_row"], claim["image_id"]
-        if not 0 <= row < len(ids) or (is_own and ids[row] != image_id):
-            yield (
-                "inconsistent",
-                f"row {row} is not {image_id}",
-                ids[row] if 0 <= row < len(ids) else None,
-                image_id,
-            )
-        if claim["embedding_sha256"] not in (hashes[row], None):
-            yield (
-                "damaged",
-                f"embedding of {image_id} is not the manifest's",
-                hashes[row],
-                claim["embedding_sha256"],
-            )
+        row, image_id, sha256 = claim["embedding_row"], claim["image_id"], claim["embedding_sha256"]
+        if not 0 <= row < len(ids):
+            yield "inconsistent", f"the manifest's row {row} for {image_id}", f"{len(ids)} rows", None
+        if is_own and ids[row] != image_id:
+            yield "inconsistent", f"row {row} is another image", ids[row], image_id
+        if sha256 not in (hashes[row], None):
+            yield "damaged", f"embedding of {image_id} is not the manifest's", hashes[row], sha256
         if is_own and prompts != {claim["prompts_sha256"]}:
             yield "inconsistent", "made from other prompts than the manifest", None, None

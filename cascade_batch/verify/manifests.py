@@ -5,33 +5,29 @@ from typing import Any
 
 import pyarrow as pa
 
-from cascade_batch.errors import IntegrityError
 from cascade_batch.ids import image_id
 from cascade_batch.opening import OpenRun
 from cascade_batch.plan import Shard
 from cascade_batch.schemas import ERROR_CODES, STATUSES
-from cascade_batch.storage import ObjectMissing
 from cascade_batch.stores import layout
-from cascade_batch.stores.manifest import read_manifest
 from cascade_batch.verify.differences import Difference
+from cascade_batch.verify.tables import Fault, read_table, schema_fault
 
-_OF_PICTURES = ("image_uri", "image_bytes", "image_sha256", "pixel_sha256")
+_OF_PICTURES = ["image_uri", "image_bytes", "image_sha256", "pixel_sha256"]
+_OF_EMBEDDINGS = ["embedding_uri", "embedding_row", "embedding_sha256"]
+_OURS = ["image_id", "shard", "status", "error_code", *_OF_PICTURES, *_OF_EMBEDDINGS]
 
 
 def check_manifest(run: OpenRun, planned: Shard) -> tuple[pa.Table | None, Difference | None]:
     """The manifest shard if it can be trusted, else what is wrong with it."""
     key = layout.manifest_key(planned.shard)
-    try:
-        manifest = read_manifest(run.storage, planned.shard)
-    except ObjectMissing:
-        return None, Difference("missing", key, "removed during the check", planned.shard)
-    except IntegrityError as error:
-        return None, Difference("damaged", key, error.what, planned.shard, error.got)
-    fault = next(_faults(manifest, run.manifest_schema, planned), None)
+    manifest, fault = read_table(run.storage, key)
+    if manifest is not None:
+        fault = next(_faults(manifest, run.manifest_schema, planned), None)
     if fault is None:
         return manifest, None
-    what, got, expected = fault
-    return None, Difference("inconsistent", key, what, planned.shard, got, expected)
+    kind, what, got, expected = fault
+    return None, Difference(kind, key, what, planned.shard, got, expected)
 
 
 def is_elsewhere(uri: str) -> bool:
@@ -39,20 +35,22 @@ def is_elsewhere(uri: str) -> bool:
     return "://" in uri or uri.startswith("/")
 
 
-def _faults(manifest: pa.Table, schema: pa.Schema, planned: Shard) -> Iterator[tuple[str, object, object]]:
-    """(what, got, expected); each check may rely on those before it, so only the first one counts."""
-    if not manifest.schema.equals(schema):
-        yield "other columns than the run's", _differing(manifest.schema, schema), "those in run.json"
+def _faults(manifest: pa.Table, schema: pa.Schema, planned: Shard) -> Iterator[Fault]:
+    """Each check may rely on those before it, so only the first fault counts."""
+    fault = schema_fault(manifest.schema, schema)
+    if fault:
+        yield fault
     if manifest.num_rows != planned.images:
-        yield "other rows than the plan", manifest.num_rows, planned.images
+        yield "inconsistent", "other rows than the plan", manifest.num_rows, planned.images
     shards = set(manifest["shard"].to_pylist())
     if shards != {planned.shard}:
-        yield "rows of another shard", sorted(shards, key=str)[:5], planned.shard
-    yield from _identity_faults(manifest, planned)
-    for row in manifest.to_pylist():
+        yield "inconsistent", "rows of another shard", sorted(shards, key=str)[:5], planned.shard
+    for what, got, expected in _identity_faults(manifest, planned):
+        yield "inconsistent", what, got, expected
+    for row in manifest.select(_OURS).to_pylist():
         wrong = _row_fault(row)
         if wrong:
-            yield f"row of {row['image_id']}: {wrong}", row["status"], None
+            yield "inconsistent", f"row of {row['image_id']}: {wrong}", None, None
 
 
 def _identity_faults(manifest: pa.Table, planned: Shard) -> Iterator[tuple[str, object, object]]:
@@ -78,20 +76,19 @@ def _row_fault(row: dict[str, Any]) -> str:
     filled = [name for name in _OF_PICTURES if row[name] is not None]
     if row["status"] not in STATUSES:
         return "unknown status"
-    if row["embedding_uri"] is None or row["embedding_row"] is None:
-        return "it names no embedding"
+    if row["embedding_row"] is None or not _leads_to(
+        row["embedding_uri"], layout.embeddings_key(row["shard"])
+    ):
+        return f"its embedding cannot be at {row['embedding_uri']}, row {row['embedding_row']}"
     if row["status"] == "failed":
         known = row["error_code"] in ERROR_CODES
         return "" if known and not filled else "a failed row without a known error, or with a picture"
     if len(filled) < len(_OF_PICTURES) or row["embedding_sha256"] is None or row["error_code"] is not None:
         return "a good row that lacks its picture's or embedding's hash, or has an error"
-    key, sha256 = layout.image_key, row["image_sha256"]
-    own = (key(row["shard"], row["image_id"]), key(row["shard"], row["image_id"], f".{sha256[:8]}"))
-    if not is_elsewhere(row["image_uri"]) and row["image_uri"] not in own:
-        return f"its picture has another image's key, {row['image_uri']}"
-    return ""
+    keys = [layout.image_key(row["shard"], row["image_id"], f) for f in ("", f".{row['image_sha256'][:8]}")]
+    return "" if _leads_to(row["image_uri"], *keys) else f"its picture cannot be at {row['image_uri']}"
 
 
-def _differing(got: pa.Schema, expected: pa.Schema) -> str:
-    fields = {(f.name, str(f.type)) for f in got} ^ {(f.name, str(f.type)) for f in expected}
-    return ", ".join(sorted({name for name, _ in fields})[:5]) or "another order"
+def _leads_to(uri: str | None, *own: str) -> bool:
+    """Whether a URI is one of the row's own keys, or in another run. Re-opening deletes by these keys."""
+    return uri is not None and (uri in own or is_elsewhere(uri))

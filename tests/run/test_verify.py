@@ -213,6 +213,7 @@ def test_all_damages_at_once_are_healed_by_reopening_and_rendering(
     ("status", ["ok", "lost"]),
     ("image_uri", ["../../secret.png", "images/a.png"]),
     ("image_sha256", [None, None]),
+    ("embedding_uri", [layout.embeddings_key(4)] * 2),
     ("embedding_row", [1, 0]),
     ("embedding_row", [0, 7]),
     ("embedding_sha256", ["0" * 64, "0" * 64]),
@@ -355,6 +356,18 @@ def test_swapped_hashes_of_one_embedding_shard_are_found(local_run: str) -> None
     table = table.set_column(position, table.schema.field(position), hashes)
     storage.put(layout.embeddings_key(3), encode_embeddings(table))
     assert found(local_run) == {("damaged", layout.embeddings_key(3))}
+
+
+@pytest.mark.parametrize("key", [layout.manifest_key(3), layout.embeddings_key(3)])
+def test_flipped_bits_anywhere_in_a_table_are_no_crash(key: str, local_run: str) -> None:
+    """Data pages, page headers, footers and column names: read, named, or (in statistics) without effect."""
+    storage, run = Storage(local_run), open_existing(local_run)
+    size = len(storage.read(key))
+    for position in range(0, size, size // 40):
+        flip(storage, key, position)
+        assert {difference.key for difference in verify(run).differences} <= {key}
+        flip(storage, key, position)
+    assert found(local_run) == set()
 
 
 def test_nothing_is_reopened_under_a_living_driver(

@@ -62,7 +62,8 @@ def table_changed(ticket: Ticket, ref: RunRef, now: str, stored: set[str]) -> In
 
 def only(table: pa.Table, image_ids: tuple[str, ...]) -> pa.Table:
     """The rows of these images, in table order."""
-    return table.filter(pc.field("image_id").isin(list(image_ids)))
+    wanted = pa.array(image_ids, pa.string())  # typed, because none at all is a case too
+    return table.filter(pc.field("image_id").isin(wanted))
 
 
 def _without_embedding(embeddings: pa.Table, image_ids: tuple[str, ...]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@
 import json
 import os
 import uuid
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -52,6 +53,7 @@ def commit_embeddings(data: ShardData, ref: RunRef) -> ShardData:
 
 def commit_images(data: ShardData, ref: RunRef) -> ShardData:
     """Commit 2: every picture, then the manifest that makes the shard done."""
+    assert data.embeddings is not None
     assert data.pictures is not None
     run, ticket = open_run(ref), data.ticket
     _check_device_kinds(ref, data.pictures)
@@ -59,7 +61,9 @@ def commit_images(data: ShardData, ref: RunRef) -> ShardData:
     manifest = _manifest(data, files, run, ref)
     key = layout.manifest_key(ticket.shard)
     if ticket.retry:
-        manifest = _replace_rows(run, key, manifest, parquet.to_bytes)
+        manifest = _replace_rows(
+            run, key, manifest, parquet.to_bytes, data.embeddings["attempts"].to_pylist()
+        )
     else:
         try:
             run.storage.create(key, parquet.to_bytes(manifest))
@@ -134,7 +138,7 @@ def _manifest(data: ShardData, files: list[ImageFile | None], run: RunContext, r
         "created_at": datetime.now(UTC),
     }
     ours = [
-        shared | _image_row(*row, run) | {"embedding_row": position}
+        shared | _image_row(*row, run, ticket) | {"embedding_row": position}
         for row, position in zip(rows, positions, strict=True)
     ]
     table = pa.Table.from_pylist(ours, schema=run.manifest_schema)
@@ -155,6 +159,7 @@ def _image_row(
     picture: dict[str, Any],
     file: ImageFile | None,
     run: RunContext,
+    ticket: Ticket,
 ) -> dict[str, Any]:
     """One manifest row without what the whole shard shares; `row` and `pixels` are left out by the schema."""
     c_key = embedding["stage_c_key"]
@@ -162,7 +167,8 @@ def _image_row(
         **request,
         **{name: picture[name] for name in ("status", "error_code", "error_message")},
         **{name: embedding[name] for name in ("prompt_tokens", "prompt_truncated", "embedding_sha256")},
-        "attempts": max(embedding["attempts"], picture["attempts"]),
+        # In a retry the embedding's count is of all sittings already, and `_replace_rows` adds to this one.
+        "attempts": picture["attempts"] if ticket.retry else max(embedding["attempts"], picture["attempts"]),
         "image_uri": file.uri if file else None,
         "image_bytes": file.bytes if file else None,
         "image_sha256": file.sha256 if file else None,
@@ -190,27 +196,36 @@ def _with_carried(table: pa.Table, data: ShardData, run: RunContext, ref: RunRef
     return table
 
 
-def _replace_rows(run: RunContext, key: str, rows: pa.Table, encode: Any) -> pa.Table:
-    """Swap the rows of these images in a committed record, the others kept as they are."""
+def _replace_rows(
+    run: RunContext, key: str, rows: pa.Table, encode: Any, attempts_at_least: Sequence[int] = ()
+) -> pa.Table:
+    """Swap the rows of these images in a committed record, the others kept as they are.
+
+    The new rows' attempts are added to those of earlier sittings, or are `attempts_at_least` if that is more.
+    """
     stored_bytes = run.storage.read(key)
     stored = parquet.from_bytes(stored_bytes, key)
     new = {image_id: i for i, image_id in enumerate(rows["image_id"].to_pylist())}
-    if not new.keys() <= set(stored["image_id"].to_pylist()):
+    ids = stored["image_id"].to_pylist()
+    if not new.keys() <= set(ids):
         raise IntegrityError("images to replace are not in the record", where=key)
+    rows = _with_attempts(
+        rows, dict(zip(ids, stored["attempts"].to_pylist(), strict=True)), attempts_at_least
+    )
     both = pa.concat_tables([stored, rows.cast(stored.schema)])
-    order = [
-        stored.num_rows + new[image_id] if image_id in new else row
-        for row, image_id in enumerate(stored["image_id"].to_pylist())
-    ]
-    merged = _with_attempts(both.take(pa.array(order)), stored, new)
+    order = [stored.num_rows + new[image_id] if image_id in new else row for row, image_id in enumerate(ids)]
+    merged = both.take(pa.array(order))
     run.storage.replace(key, encode(merged), stored_bytes)
     return merged
 
 
-def _with_attempts(merged: pa.Table, stored: pa.Table, new: dict[str, int]) -> pa.Table:
-    """Attempts count over all sittings."""
-    before, now = stored["attempts"].to_pylist(), merged["attempts"].to_pylist()
-    ids = stored["image_id"].to_pylist()
-    total = [b + n if image_id in new else b for b, n, image_id in zip(before, now, ids, strict=True)]
-    field = merged.schema.field("attempts")
-    return merged.set_column(merged.schema.get_field_index("attempts"), field, pa.array(total, field.type))
+def _with_attempts(rows: pa.Table, before: dict[str, int], at_least: Sequence[int]) -> pa.Table:
+    counted = zip(
+        rows["image_id"].to_pylist(),
+        rows["attempts"].to_pylist(),
+        at_least or [0] * rows.num_rows,
+        strict=True,
+    )
+    total = [max(before[image_id] + now, least) for image_id, now, least in counted]
+    index = rows.schema.get_field_index("attempts")
+    return rows.set_column(index, rows.schema.field(index), pa.array(total, pa.int32()))

@@ -103,6 +103,8 @@ def render(
         return _finish(run, progress, done, (), _early_state(spec, progress))
     observer.note(f"{len(tickets)} shards to do, {len(done)} done before; parts {', '.join(sorted(located))}")
     with closing(make_runner()) as runner, _alive(runner, storage, observer, take_over):
+        # A sitting that dies must not leave an older one's "finished": the analysts' table would stay as it was.
+        storage.delete(layout.OUTCOME)
         setup = _setup(spec, run, runner, observer)
         progress.actors_c, progress.actors_ba = setup.pools.c.actors, setup.pools.ba.actors
         return _drive(spec, run, runner.run(tickets, setup), progress, done, observer)

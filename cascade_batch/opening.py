@@ -86,8 +86,7 @@ def _create(spec: Spec, storage: Storage) -> OpenRun:
     stored = create_json(storage, layout.RUN, record)
     if stored["created"] != record["created"]:  # another driver created it first
         return _resume(spec, storage, stored, table)
-    write_plan(storage, plan.shards)
-    return OpenRun(storage, spec, stored, plan.shards, table)
+    return OpenRun(storage, spec, stored, write_plan(storage, plan.shards), table)
 
 
 def _record(spec: Spec, table: PromptTable, plan: Plan) -> dict[str, Any]:
@@ -127,9 +126,10 @@ def _resume(spec: Spec, storage: Storage, record: dict[str, Any], table: PromptT
     _check_spec(stored, spec, storage.uri)
     planned = PromptTable.from_json(record["table"], root=table.root)
     _check_table(planned, table)
-    if not storage.exists(layout.PLAN):  # the driver that wrote run.json died before it wrote the plan
-        write_plan(storage, make_plan(planned, stored).shards)
-    return OpenRun(storage, stored, record, read_plan(storage), planned)
+    if storage.exists(layout.PLAN):
+        return OpenRun(storage, stored, record, read_plan(storage), planned)
+    # The driver that wrote run.json died before it wrote the plan, or is just about to.
+    return OpenRun(storage, stored, record, write_plan(storage, make_plan(planned, stored).shards), planned)
 
 
 def _check_spec(stored: Spec, wanted: Spec, uri: str) -> None:

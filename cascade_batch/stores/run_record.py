@@ -40,8 +40,13 @@ def create_json(storage: Storage, key: str, record: Mapping[str, Any]) -> dict[s
     return json.loads(encode(record))
 
 
-def write_plan(storage: Storage, shards: pa.Table) -> None:
-    storage.create(layout.PLAN, parquet.to_bytes(shards))
+def write_plan(storage: Storage, shards: pa.Table) -> pa.Table:
+    """Create the plan. Returns the one that stands, which another driver may have written first."""
+    try:
+        storage.create(layout.PLAN, parquet.to_bytes(shards))
+    except ObjectExists:
+        return read_plan(storage)
+    return shards
 
 
 def read_plan(storage: Storage) -> pa.Table:

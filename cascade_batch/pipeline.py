@@ -13,7 +13,7 @@ from typing import Protocol
 import pyarrow.compute as pc
 
 from cascade_batch import weights
-from cascade_batch.errors import IntegrityError, SpecError
+from cascade_batch.errors import SpecError, WeightsError
 from cascade_batch.heartbeat import Heartbeat
 from cascade_batch.metrics import Progress
 from cascade_batch.numerics import SWITCHES
@@ -207,7 +207,7 @@ def _fixed_weights(run: OpenRun, digests: dict[str, str]) -> dict[str, str]:
     stored = create_json(run.storage, layout.WEIGHTS, digests)
     differing = sorted(name for name in digests if stored.get(name) != digests[name])
     if differing:
-        raise IntegrityError(
+        raise WeightsError(
             "the weights are not those the run began with",
             where=f"{layout.WEIGHTS}: {', '.join(differing)}",
             got={name: digests[name] for name in differing},

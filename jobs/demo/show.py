@@ -17,7 +17,7 @@ def main(run: Path) -> None:
     print(f"\nA query to try in DuckDB:\n  {query}\n")
     for row in duckdb.sql(query).fetchall():
         print("  ", *row)
-    print("\nThe pictures are abstract: the embedded `tiny` model has fixed random weights.")
+    print("\nThe pictures are abstract: the embedded `tiny` model (2 MB) knows no objects.")
 
 
 if __name__ == "__main__":

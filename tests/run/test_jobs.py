@@ -27,6 +27,7 @@ class Head:
         self.address = f"http://127.0.0.1:{dashboard}"
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # the entry point says `python`
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
         }

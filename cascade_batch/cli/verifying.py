@@ -62,11 +62,13 @@ def _print_result(result: Verification) -> None:
         print(f"unfinished: {left:,} of {result.shards:,} shards not done")
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(result.counts.items()))
     print(f"differences: {kinds}" if kinds else "no differences: what is committed is right")
+    if result.counts["orphan"]:
+        print(
+            "orphans block nothing and are never deleted here; delete them yourself if you do not want them"
+        )
 
 
 def _print_reopened(result: Verification, deleted: list[str], uri: str) -> None:
     print(f"re-opened {len(result.damaged_shards):,} shards, deleted {len(deleted):,} objects")
     if result.damaged_shards:
         print(f"next: repeat the render command, then cascade-batch verify {shlex.quote(uri)}")
-    if result.counts["orphan"]:
-        print("orphans are left where they are: they block nothing, delete them if you do not want them")

@@ -1,11 +1,10 @@
 """`verify` on runs that were damaged in every way: each damage is named, and re-opening heals it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from cascade_batch.cli import main
@@ -15,15 +14,24 @@ from cascade_batch.plan import Shard
 from cascade_batch.storage import Storage
 from cascade_batch.stores import layout, parquet
 from cascade_batch.stores.embeddings import encode_embeddings, read_embeddings
-from cascade_batch.stores.manifest import read_manifest
 from cascade_batch.stores.run_record import beat
 from cascade_batch.verify import reopen, verify
 from cascade_batch.verify.shards import check_shard
+from tests.run.damages import (
+    DAMAGES,
+    SHARDS,
+    Damage,
+    copied,
+    embedding_flipped,
+    flip,
+    manifest_and_picture,
+    picture_flipped,
+    pictures,
+    pictures_swapped,
+    rewrite,
+    rows_lost,
+)
 from tests.run.runs import contents, render, write_prompts
-
-SHARDS = 13
-FAILED = SHARDS - 1
-"""The shard of the prompt that is null."""
 
 
 @pytest.fixture(scope="module")
@@ -51,128 +59,8 @@ def render_whole(prompts: Path, out: str) -> int:
     return render(prompts, out, "--set=shards.prompts=1")
 
 
-def copied(source: str, target: str) -> str:
-    for info in Storage(source).list():
-        Storage(target).put(info.key, Storage(source).read(info.key))
-    return target
-
-
-def pictures(storage: Storage, shard: int) -> list[str]:
-    return [info.key for info in storage.list(f"{layout.IMAGES}{layout.shard_name(shard)}/")]
-
-
 def found(uri: str) -> set[tuple[str, str]]:
     return {(difference.kind, difference.key) for difference in verify(open_existing(uri)).differences}
-
-
-def flip(storage: Storage, key: str, position: int) -> None:
-    data = bytearray(storage.read(key))
-    data[position] ^= 1
-    storage.put(key, bytes(data))
-
-
-def truncate(storage: Storage, key: str) -> None:
-    storage.put(key, storage.read(key)[:-20])
-
-
-def rewrite(storage: Storage, shard: int, /, **columns: list) -> None:
-    """Another manifest in the place of a shard's."""
-    table = read_manifest(storage, shard)
-    for name, values in columns.items():
-        field = table.schema.field(name)
-        table = table.set_column(table.schema.get_field_index(name), field, pa.array(values, field.type))
-    storage.put(layout.manifest_key(shard), parquet.to_bytes(table))
-
-
-Damage = Callable[[Storage, int], set[tuple[str, str]]]  # does it, and says what verify must find
-
-
-def picture_deleted(storage: Storage, shard: int) -> set[tuple[str, str]]:
-    key = pictures(storage, shard)[0]
-    storage.delete(key)
-    return {("missing", key)}
-
-
-def picture_flipped(storage: Storage, shard: int) -> set[tuple[str, str]]:
-    key = pictures(storage, shard)[1]
-    flip(storage, key, 1000)
-    return {("damaged", key)}
-
-
-def picture_truncated(storage: Storage, shard: int) -> set[tuple[str, str]]:
-    key = pictures(storage, shard)[0]
-    truncate(storage, key)
-    return {("damaged", key)}
-
-
-def pictures_swapped(storage: Storage, shard: int) -> set[tuple[str, str]]:
-    one, other = pictures(storage, shard)
-    first, second = storage.read(one), storage.read(other)
-    storage.put(one, second)
-    storage.put(other, first)
-    return {("damaged", one), ("damaged", other)}
-
-
-def embedding_deleted(storage: Storage, shard: int) -> set[tuple[str, str]]:
-    storage.delete(layout.embeddings_key(shard))
-    return {("missing", layout.embeddings_key(shard))}
-
-
-def embedding_flipped(storage: Storage, shard: int) -> set[tuple[str, str]]:
-    key = layout.embeddings_key(shard)
-    with storage.open(key) as file:
-        column = pq.read_metadata(file).row_group(0).column(1)
-    assert column.path_in_schema.startswith("embedding")
-    flip(storage, key, column.data_page_offset + column.total_compressed_size // 2)
-    return {("damaged", key)}
-
-
-def embedding_truncated(storage: Storage, shard: int) -> set[tuple[str, str]]:
-    truncate(storage, layout.embeddings_key(shard))
-    return {("damaged", layout.embeddings_key(shard))}
-
-
-def embedding_of_another_shard(storage: Storage, shard: int) -> set[tuple[str, str]]:
-    key = layout.embeddings_key(shard)
-    storage.put(key, storage.read(layout.embeddings_key(FAILED - 1)))
-    return {("inconsistent", key)}
-
-
-def manifest_truncated(storage: Storage, shard: int) -> set[tuple[str, str]]:
-    truncate(storage, layout.manifest_key(shard))
-    return {("damaged", layout.manifest_key(shard))}
-
-
-def manifest_and_picture(storage: Storage, shard: int) -> set[tuple[str, str]]:
-    picture_flipped(storage, shard)
-    return manifest_truncated(storage, shard)
-
-
-def manifest_of_another_shard(storage: Storage, shard: int) -> set[tuple[str, str]]:
-    key = layout.manifest_key(shard)
-    storage.put(key, storage.read(layout.manifest_key(FAILED - 1)))
-    return {("inconsistent", key)}
-
-
-def rows_lost(storage: Storage, shard: int) -> set[tuple[str, str]]:
-    key = layout.manifest_key(shard)
-    storage.put(key, parquet.to_bytes(read_manifest(storage, shard).slice(1)))
-    return {("inconsistent", key)}
-
-
-DAMAGES: list[Damage] = [
-    picture_deleted,
-    picture_flipped,
-    picture_truncated,
-    pictures_swapped,
-    embedding_deleted,
-    embedding_flipped,
-    embedding_truncated,
-    embedding_of_another_shard,
-    manifest_truncated,
-    manifest_and_picture,
-    manifest_of_another_shard,
-]
 
 
 def test_a_whole_run_verifies_wherever_it_was_copied(run: str, capsys: pytest.CaptureFixture[str]) -> None:

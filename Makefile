@@ -26,7 +26,7 @@ $(VENV)/dev: $(VENV)/torch pyproject.toml
 	@touch $@
 
 demo: $(VENV)/demo  ## render 24 shipped prompts through two local pools into demo/
-	$(BIN)/cascade-batch render jobs/demo/prompts.parquet --out demo --width 256 --height 256 --set shards.prompts=6
+	$(BIN)/cascade-batch render jobs/demo/prompts.parquet --out demo --width 256 --height 256 --set shards.prompts=8
 	@$(BIN)/python jobs/demo/show.py demo
 
 test: $(VENV)/dev  ## every test

@@ -33,6 +33,11 @@ class OpenRun:
     table: PromptTable
 
     @property
+    def planned(self) -> set[int]:
+        """Shard numbers of the plan; a stray object of another number is none of the run's."""
+        return set(self.shards["shard"].to_pylist())
+
+    @property
     def images(self) -> int:
         return self.record["plan"]["images"]
 

@@ -91,7 +91,7 @@ def render(
     storage.check_writable()
     located = weights.locate(spec.model)
     run = open_or_create(spec, storage)
-    done = committed_shards(storage)
+    done = committed_shards(storage) & run.planned
     failed = _failed_images(run, done)
     tickets = _retries(run, failed) if retry_failed else _undone(run, done)
     progress = Progress(

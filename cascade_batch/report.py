@@ -31,7 +31,8 @@ class RunStatus:
 
 def run_status(run: OpenRun) -> RunStatus:
     """Counts of what is committed; reads every manifest shard for its failures."""
-    done = committed_shards(run.storage)
+    planned = run.planned
+    done = committed_shards(run.storage) & planned
     images_done, failed = 0, Counter()
     for _, manifest in read_manifests(run.storage, sorted(done)):
         images_done += manifest.num_rows
@@ -40,7 +41,7 @@ def run_status(run: OpenRun) -> RunStatus:
     return RunStatus(
         shards=run.shards.num_rows,
         shards_done=len(done),
-        shards_embedded=len(committed_embeddings(run.storage)),
+        shards_embedded=len(committed_embeddings(run.storage) & planned),
         images=run.images,
         images_done=images_done,
         failed=dict(failed),

@@ -51,7 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
     verify.add_argument(
         "--reopen",
         action="store_true",
-        help="re-open damaged shards, so that the next render makes them again",
+        help="re-open damaged shards for the next render: deletes their damaged pictures, embeddings and manifests; "
+        "orphans are never deleted",
     )
     return parser
 

@@ -22,18 +22,21 @@ def to_bytes(table: pa.Table, float_columns: tuple[str, ...] = ()) -> bytes:
         options: dict[str, Any] = {"use_dictionary": plain, "use_byte_stream_split": list(float_columns)}
     else:
         options = {}
-    pq.write_table(table, sink, compression="zstd", **options)
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True, **options)
     return sink.getvalue()
 
 
-def from_bytes(data: bytes, key: str) -> pa.Table:
-    """The table of one object; IntegrityError names the object if it is not whole Parquet."""
+REOPEN = "`cascade-batch verify --reopen` re-opens the shard for the next render"
+
+
+def from_bytes(data: bytes, key: str, next_step: str = REOPEN) -> pa.Table:
+    """The table of one object; IntegrityError names the object if it is not whole Parquet, to its last bit."""
     try:
-        return pq.read_table(io.BytesIO(data))
+        return pq.read_table(io.BytesIO(data), page_checksum_verification=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise IntegrityError(
             "a committed table cannot be read",
             where=key,
             got=str(error).splitlines()[0],
-            next_step="`cascade-batch verify --reopen` re-opens the shard for the next render",
+            next_step=next_step,
         ) from None

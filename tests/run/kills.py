@@ -1,0 +1,178 @@
+"""Real drivers as processes, killed with SIGKILL at random moments until a run is done, again and again.
+
+A sitting is killed either while it starts (imports, planning, run.json, weights, the first shard) or at a random
+moment after it has committed something, so that runs end however slow the machine is.
+"""
+
+import os
+import random
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from cascade_batch.storage import Storage
+from cascade_batch.stores import layout
+from tests.run.runs import QUICK, contents, differences, manifest_of, write_prompts
+
+PROGRAM = [sys.executable, "-c", "from cascade_batch.cli import entry; entry()"]
+MARK = "CASCADE_BATCH_TEST_SITTING"
+"""Environment variable by which the processes that a driver started are known after its death."""
+FAST = ("--set=pools.c.batch=2", "--set=pools.ba.batch=2")
+SITTING_S = 180
+GONE_S = 60
+STARTING = 0.3
+"""Share of kills while a sitting starts."""
+
+
+@dataclass
+class Driver:
+    """One sitting in a process of its own, its output in `log`."""
+
+    process: subprocess.Popen
+    log: Path
+    mark: str
+
+    @classmethod
+    def start(cls, prompts: Path, out: str, log: Path, *flags: str, runner: str = "local") -> "Driver":
+        mark = secrets.token_hex(8)
+        command = [*PROGRAM, "render", str(prompts), "--out", out, "--runner", runner, *QUICK, *flags]
+        with open(log, "w") as output:
+            process = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env=os.environ | {MARK: mark},
+            )
+        return cls(process, log, mark)
+
+    def kill(self) -> bool:
+        """SIGKILL the driver alone; False if it had ended already."""
+        self.process.send_signal(signal.SIGKILL)
+        return self.process.wait(SITTING_S) == -signal.SIGKILL
+
+    def wait(self) -> int:
+        return self.process.wait(SITTING_S)
+
+    def survivors(self) -> list[str]:
+        """What it started and what is still there a while after its end."""
+        deadline = time.monotonic() + GONE_S
+        while (found := _marked(self.mark)) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        return found
+
+
+def _marked(mark: str) -> list[str]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(f"{process.pid} {' '.join(process.cmdline())[:80]}")
+        except psutil.Error:  # gone meanwhile, or not ours
+            continue
+    return found
+
+
+@dataclass
+class Kills:
+    """What a series of kills did: one line per kill, and what was wrong (nothing, if all is well)."""
+
+    count: int = 0
+    lines: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Series:
+    """Kill drivers until `kills` were killed in the middle; finish every run; compare it with the reference."""
+
+    prompts: Path
+    reference: dict[str, object]
+    start_s: float
+    """How long an uninterrupted sitting takes until it commits, the longest delay after a start."""
+    active_s: float
+    """How long it commits, the longest delay after a first commit."""
+    folder: Path
+    flags: tuple[str, ...]
+    runner: str
+
+    @classmethod
+    def prepare(cls, folder: Path, shards: int, runner: str) -> "Series":
+        """Render the reference, timed, in a driver that nobody kills."""
+        prompts, out = write_prompts(folder, 2 * shards), str(folder / "reference")
+        started = time.time()
+        driver = Driver.start(prompts, out, folder / "reference.log", *FAST, runner=runner)
+        if driver.wait() or driver.survivors():
+            raise RuntimeError(f"the reference failed: {driver.log.read_text()}")
+        commits = [moment.timestamp() for moment in manifest_of(out)["created_at"].to_pylist()]
+        first, last = min(commits), max(commits)
+        return cls(prompts, contents(out), first - started, last - first, folder, FAST, runner)
+
+    def run(self, root: str, kills: int, seed: int, say: Callable[[str], object] = print) -> Kills:
+        """`root` is where the runs lie; `seed` decides every delay."""
+        done, dice, number = Kills(), random.Random(seed), 0
+        while done.count < kills:
+            number += 1
+            self._one_run(f"{root}/run-{number}", kills, done, dice, say)
+        return done
+
+    def _one_run(self, out: str, kills: int, done: Kills, dice: random.Random, say: Callable) -> None:
+        finished = False
+        while done.count < kills and not finished:
+            driver = Driver.start(self.prompts, out, self._log(out), *self.flags, runner=self.runner)
+            moment = self._moment(driver, out, dice)
+            finished = not driver.kill()
+            if finished:
+                continue
+            done.count += 1
+            survivors = driver.survivors()
+            done.wrong += [f"{out}, kill {done.count}: still there {process}" for process in survivors]
+            done.lines.append(f"kill {done.count}: {out} {moment}; left {_progress(out)}")
+            say(done.lines[-1])
+        last = Driver.start(self.prompts, out, self._log(out), *self.flags, runner=self.runner)
+        if code := last.wait():
+            done.wrong.append(f"{out}: exit {code}: {last.log.read_text()[-2000:]}")
+            return
+        found = differences(contents(out), self.reference)
+        done.wrong += [f"{out}: {line}" for line in found]
+        say(f"finished: {out}, {len(found)} differences")
+
+    def _log(self, out: str) -> Path:
+        return self.folder / f"{out.rsplit('/', 1)[-1]}-{secrets.token_hex(4)}.log"
+
+    def _moment(self, driver: Driver, out: str, dice: random.Random) -> str:
+        """Wait for the moment to kill; says which it was."""
+        starting, share = dice.random() < STARTING, dice.random()
+        delay = share * (self.start_s if starting else self.active_s)
+        if starting:
+            _sleep_or_end(driver, delay)
+            return f"{delay:.2f} s after its start"
+        storage, before = Storage(out), _commits(Storage(out))
+        while driver.process.poll() is None and _commits(storage) == before:
+            time.sleep(0.05)
+        _sleep_or_end(driver, delay)
+        return f"{delay:.2f} s after a commit"
+
+
+def _sleep_or_end(driver: Driver, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while driver.process.poll() is None and (left := deadline - time.monotonic()) > 0:
+        time.sleep(min(left, 0.05))
+
+
+def _commits(storage: Storage) -> int:
+    return len(storage.list(layout.EMBEDDINGS)) + len(storage.list(layout.MANIFEST))
+
+
+def _progress(out: str) -> str:
+    storage = Storage(out)
+    counts = {name: len(storage.list(name)) for name in (layout.EMBEDDINGS, layout.IMAGES, layout.MANIFEST)}
+    records = [name for name in (layout.RUN, layout.PLAN, layout.WEIGHTS) if storage.exists(name)]
+    return ", ".join([*records, *(f"{count} {name[:-1]}" for name, count in counts.items())])

@@ -35,8 +35,11 @@ class Heartbeat:
             return
         host, silence = found
         what = f"another driver on {host} was alive {silence:.0f} s ago"
-        if self._storage.create_only or take_over:
+        if self._storage.create_only:
             log.warning("%s; both may go on, nothing is lost or doubled", what)
+            return
+        if take_over:
+            log.warning("%s; taking over: if it is alive after all, pictures may be overwritten", what)
             return
         raise IntegrityError(
             what,

@@ -14,6 +14,8 @@ class Progress:
     done_images: int = 0
     """Committed in all sittings, failed rows included."""
     failed_rows: int = 0
+    to_retry: int = 0
+    """Failed rows whose retry has not ended yet; they count as failed, but against no limit."""
     actors_c: int = 1
     actors_ba: int = 1
     images_now: int = 0
@@ -33,7 +35,8 @@ class Progress:
         self.images_now += retried or data.ticket.images
         if not retried:
             self.done_images += data.ticket.images
-        self.failed_rows += data.failed_rows - (retried if retried else 0)
+        self.failed_rows += data.failed_rows - retried
+        self.to_retry -= retried
         self.busy_c += data.seconds_c
         self.busy_ba += data.seconds_ba
 

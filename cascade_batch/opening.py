@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from cascade_batch import __version__
-from cascade_batch.errors import PromptTableError, SpecError, StorageError
+from cascade_batch.errors import IntegrityError, PromptTableError, SpecError, StorageError
 from cascade_batch.geometry import embedding_side
 from cascade_batch.plan import Plan, make_plan
 from cascade_batch.prompts import PromptTable, open_table
@@ -81,12 +81,14 @@ def open_existing(uri: str) -> OpenRun:
         raise StorageError(
             "the run has no plan yet", where=uri, next_step="repeat the render command, it goes on from here"
         )
+    _check_format(record, uri)
     spec, table = spec_from_dict(record["spec"]), PromptTable.from_json(record["table"])
     return OpenRun(storage, spec, record, read_plan(storage), table)
 
 
 def _create(spec: Spec, storage: Storage) -> OpenRun:
     table, plan = plan_table(spec)
+    _check_apart(table, spec, storage)
     record = _record(spec, table, plan)
     stored = create_json(storage, layout.RUN, record)
     if stored["created"] != record["created"]:  # another driver created it first
@@ -123,10 +125,7 @@ def _described(schema: pa.Schema) -> list[str]:
 
 
 def _resume(spec: Spec, storage: Storage, record: dict[str, Any], table: PromptTable) -> OpenRun:
-    if record["format"] != FORMAT:
-        raise SpecError(
-            "the run has another layout", where=storage.uri, got=record["format"], expected=FORMAT
-        )
+    _check_format(record, storage.uri)
     stored = spec_from_dict(record["spec"])
     _check_spec(stored, spec, storage.uri)
     planned = PromptTable.from_json(record["table"], root=table.root)
@@ -135,6 +134,28 @@ def _resume(spec: Spec, storage: Storage, record: dict[str, Any], table: PromptT
         return OpenRun(storage, stored, record, read_plan(storage), planned)
     # The driver that wrote run.json died before it wrote the plan, or is just about to.
     return OpenRun(storage, stored, record, write_plan(storage, make_plan(planned, stored).shards), planned)
+
+
+def _check_format(record: dict[str, Any], uri: str) -> None:
+    if record.get("format") != FORMAT:
+        raise IntegrityError(
+            f"{layout.RUN} is not one of this program's, or of another version",
+            where=uri,
+            got=f"format {record.get('format')}",
+            expected=f"format {FORMAT}",
+            next_step="choose another --out",
+        )
+
+
+def _check_apart(table: PromptTable, spec: Spec, storage: Storage) -> None:
+    """A run inside a prompt folder would be read as prompts by the next sitting."""
+    if storage.uri.startswith(table.root + "/") and Storage(spec.prompts.uri).uri == table.root:
+        raise SpecError(
+            "the run would lie inside the folder of the prompt table",
+            where="output.uri",
+            got=storage.uri,
+            expected=f"a place outside {table.root}",
+        )
 
 
 def _check_spec(stored: Spec, wanted: Spec, uri: str) -> None:

@@ -8,19 +8,19 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow.compute as pc
 
 from cascade_batch import weights
-from cascade_batch.errors import SpecError, WeightsError
+from cascade_batch.errors import CascadeError, SpecError, WeightsError
 from cascade_batch.heartbeat import Heartbeat
 from cascade_batch.metrics import Progress
 from cascade_batch.numerics import SWITCHES
 from cascade_batch.opening import OpenRun, open_or_create
 from cascade_batch.runners.pools import Pools
 from cascade_batch.runners.runner import Runner, Setup
-from cascade_batch.spec import PoolSpec, PoolsSpec, Spec
+from cascade_batch.spec import DtypeSpec, PoolSpec, PoolsSpec, Spec
 from cascade_batch.storage import Storage
 from cascade_batch.stores import layout
 from cascade_batch.stores.embeddings import committed_embeddings
@@ -98,6 +98,7 @@ def render(
         total_images=run.images,
         done_images=_images_of(run, done),
         failed_rows=sum(len(ids) for ids in failed.values()),
+        to_retry=sum(len(ticket.retry) for ticket in tickets),
     )
     if not tickets or _over_limit(spec, progress):
         return _finish(run, progress, done, (), _early_state(spec, progress))
@@ -136,7 +137,7 @@ def _retries(run: OpenRun, failed: dict[int, list[str]]) -> list[Ticket]:
 def _failed_images(run: OpenRun, done: set[int]) -> dict[int, list[str]]:
     """Failed images of every done shard, all sittings."""
     failed = {}
-    for shard, manifest in read_manifests(run.storage, sorted(done)):
+    for shard, manifest in read_manifests(run.storage, sorted(done), ["image_id", "status"]):
         ids = manifest.filter(pc.field("status") == "failed")["image_id"].to_pylist()
         if ids:
             failed[shard] = ids
@@ -149,7 +150,7 @@ def _images_of(run: OpenRun, shards: set[int]) -> int:
 
 def _over_limit(spec: Spec, progress: Progress) -> bool:
     limit = spec.limits.failed_rows
-    return limit is not None and progress.failed_rows > limit
+    return limit is not None and progress.failed_rows - progress.to_retry > limit
 
 
 def _early_state(spec: Spec, progress: Progress) -> str:
@@ -159,7 +160,8 @@ def _early_state(spec: Spec, progress: Progress) -> str:
 
 
 def _setup(spec: Spec, run: OpenRun, runner: Runner, observer: Observer) -> Setup:
-    pools = runner.size_pools(_settled(spec.pools, run.storage), spec.model.dtype, SHARE_C)
+    wanted, dtype = _settled(spec.pools, spec.model.dtype, run.storage)
+    pools = runner.size_pools(wanted, dtype, SHARE_C)
     digests = _fixed_weights(run, runner.weight_digests(spec.model))
     for name, pool in (("C", pools.c), ("BA", pools.ba)):
         observer.note(
@@ -170,18 +172,20 @@ def _setup(spec: Spec, run: OpenRun, runner: Runner, observer: Observer) -> Setu
     return Setup(ref, spec.model, digests, pools, run.embeddings_schema, spec.limits.attempts)
 
 
-def _settled(pools: PoolsSpec, storage: Storage) -> PoolsSpec:
-    """Batch and threads as the run fixed them at first use; SpecError if the spec now says otherwise."""
+def _settled(pools: PoolsSpec, dtype: DtypeSpec, storage: Storage) -> tuple[PoolsSpec, DtypeSpec]:
+    """Batch, threads and dtypes as the run fixed them at first use, whatever device goes on with it.
+
+    Raises SpecError if the spec now says otherwise.
+    """
     recorded = [read_json(storage, info.key) for info in storage.list(layout.NUMERICS)]
     if not recorded or recorded[0] is None:
-        return pools
-    return PoolsSpec(
-        c=_held_to(pools.c, recorded[0]["c"], "pools.c"),
-        ba=_held_to(pools.ba, recorded[0]["ba"], "pools.ba"),
-    )
+        return pools, dtype
+    c, ba = recorded[0]["c"], recorded[0]["ba"]
+    held = PoolsSpec(c=_held_to(pools.c, c, "pools.c"), ba=_held_to(pools.ba, ba, "pools.ba"))
+    return held, DtypeSpec(c=c["dtype"], ba=ba["dtype"])
 
 
-def _held_to(pool: PoolSpec, recorded: dict[str, int], name: str) -> PoolSpec:
+def _held_to(pool: PoolSpec, recorded: dict[str, Any], name: str) -> PoolSpec:
     for key in ("batch", "threads"):
         wanted = getattr(pool, key)
         if wanted is not None and wanted != recorded[key]:
@@ -197,7 +201,11 @@ def _held_to(pool: PoolSpec, recorded: dict[str, int], name: str) -> PoolSpec:
 
 def _numerics_text(pools: Pools) -> str:
     fixed = {
-        name: {"batch": pool.settings.batch, "threads": pool.settings.threads}
+        name: {
+            "batch": pool.settings.batch,
+            "threads": pool.settings.threads,
+            "dtype": pool.settings.dtype,
+        }
         for name, pool in (("c", pools.c), ("ba", pools.ba))
     }
     return json.dumps({**fixed, "switches": SWITCHES}, sort_keys=True)
@@ -247,6 +255,8 @@ def _drive(
             state = FINISHED if not errors and progress.done_images == progress.total_images else INCOMPLETE
     except KeyboardInterrupt:
         state = INTERRUPTED
+    except CascadeError as error:  # the runner itself failed; what is committed stands
+        errors.append(str(error))
     finally:
         shards.close()
     return _finish(run, progress, done, tuple(errors), state)
@@ -255,7 +265,10 @@ def _drive(
 def _finish(run: OpenRun, progress: Progress, done: set[int], errors: tuple[str, ...], state: str) -> Outcome:
     """Derive the analysts' table if the run is whole, and write down how the sitting ended."""
     last = read_json(run.storage, layout.OUTCOME)
-    if state == FINISHED and (progress.images_now or last is None or last["state"] != FINISHED):
+    has_table = bool(run.storage.list(layout.TABLE))
+    if state == FINISHED and (
+        progress.images_now or not has_table or last is None or last["state"] != FINISHED
+    ):
         write_table(run.storage, done, run.manifest_schema)
     outcome = Outcome(
         state=state,

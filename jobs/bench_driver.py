@@ -46,7 +46,7 @@ def through(data: ShardData, ref: RunRef) -> ShardData:  # noqa: ARG001
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Driver memory per shard.")
     parser.add_argument("--shards", type=int, default=4000)
     shards = parser.parse_args().shards
     for name in ("read_shard", "read_committed", "commit_embeddings", "commit_images"):

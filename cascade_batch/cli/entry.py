@@ -59,12 +59,20 @@ def _interrupt(_signum: int, _frame: FrameType | None) -> None:
 
 
 def _spec(arguments) -> Spec:
-    text = Path(arguments.spec).read_text() if arguments.spec else ""
-    spec = load_spec(text, arguments.sets, spec_flags(arguments))
+    spec = load_spec(_spec_text(arguments.spec), arguments.sets, spec_flags(arguments))
     log.configure(spec.log.level, spec.log.format)
     if not spec.prompts.uri:
         raise SpecError("no prompt table", next_step="name it: cascade-batch render PROMPTS --out RUN")
     return spec
+
+
+def _spec_text(path: str | None) -> str:
+    if path is None:
+        return ""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError("cannot read the spec file", where=path, got=error) from None
 
 
 def _render(arguments, argv: Sequence[str]) -> int:

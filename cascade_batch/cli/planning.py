@@ -45,6 +45,9 @@ def print_plan(spec: Spec, rate: float | None, rate_from: str | None) -> None:
     print(f"padded   {plan.padded_c:.1%} of pool C, {plan.padded_ba:.1%} of pool BA")
     for note in _notes(plan, table.default_ids, table.null_prompts):
         print(f"note     {note}")
+    if not plan.images:
+        print("hours    0: there is nothing to render")
+        return
     images_per_second = rate or (_measured_rate(rate_from, spec, plan, configs) if rate_from else None)
     if images_per_second:
         print(f"hours    {plan.images / images_per_second / 3600:,.2f} at {images_per_second:,.2f} images/s")

@@ -110,7 +110,8 @@ def padding_remedy(*padded: float) -> list[str]:
 
 
 def _next_steps(outcome: Outcome, run: str, command: Sequence[str]) -> list[str]:
-    quoted, again = shlex.quote(run), shlex.join(["cascade-batch", *command])
+    plain = [word for word in command if word != "--retry-failed"]
+    quoted, again = shlex.quote(run), shlex.join(["cascade-batch", *plain])
     if outcome.state == pipeline.TOO_MANY_FAILED:
         return [
             failed_query(run),

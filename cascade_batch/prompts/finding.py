@@ -4,7 +4,7 @@ import posixpath
 import re
 
 from cascade_batch.errors import PromptTableError
-from cascade_batch.storage import ObjectInfo, Storage
+from cascade_batch.storage import ObjectInfo, Storage, refuse_credentials
 
 _WILDCARD = re.compile(r"[*?\[]")
 _EVERY_PARQUET = "**.parquet"
@@ -13,8 +13,9 @@ _EVERY_PARQUET = "**.parquet"
 def find_files(uri: str) -> tuple[Storage, list[ObjectInfo]]:
     """The root of a table and its files in path order; hidden and `_` names below the root are skipped.
 
-    Raises PromptTableError if there are none.
+    Raises PromptTableError if there are none, SpecError for a URL with credentials in it.
     """
+    refuse_credentials(uri)
     if not uri:
         raise PromptTableError(
             "no prompt table was named", next_step="give a Parquet file, a folder or a glob"

@@ -21,14 +21,16 @@ class LocalRunner:
     """Carries one shard after another through every step."""
 
     def size_pools(self, pools: PoolsSpec, dtype: DtypeSpec, share_c: float) -> Pools:
-        """One worker a pool, in turn, so each may use every core."""
-        cores = os.cpu_count() or 1
+        """One worker a pool, in turn, so each may use every core, and the GPU if there is one."""
+        from cascade_batch.cascade import pick_device
+
+        cores, gpus = os.cpu_count() or 1, 0.0 if pick_device() == "cpu" else 0.5
         one = replace(
             pools,
-            c=replace(pools.c, actors=1, gpus=0.0, threads=pools.c.threads or cores),
-            ba=replace(pools.ba, actors=1, gpus=0.0, threads=pools.ba.threads or cores),
+            c=replace(pools.c, actors=1, gpus=gpus, threads=pools.c.threads or cores),
+            ba=replace(pools.ba, actors=1, gpus=gpus, threads=pools.ba.threads or cores),
         )
-        return size_pools(one, dtype, [Node(cpus=1e6, gpus=0)], share_c)
+        return size_pools(one, dtype, [Node(cpus=1e6, gpus=1)], share_c)
 
     def probe_create_only(self, uri: str) -> bool:
         return Storage(uri).probe_create_only(layout.RUN)

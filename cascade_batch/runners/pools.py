@@ -53,10 +53,11 @@ def size_pools(spec: PoolsSpec, dtype: DtypeSpec, nodes: Sequence[Node], share_c
         SpecError: the pools ask for more than the nodes have.
     """
     gpus, cpus = sum(n.gpus for n in nodes), sum(n.cpus for n in nodes)
+    largest = max(n.cpus for n in nodes)
     share = (_gpu_share(spec.c, gpus), _gpu_share(spec.ba, gpus))
     actors = _actors(spec, share, gpus, share_c)
     pools = [
-        _pool(pool, number, gpu, cpus / sum(actors), name)
+        _pool(pool, number, gpu, min(largest, cpus / sum(actors)), name)
         for pool, number, gpu, name in zip((spec.c, spec.ba), actors, share, (dtype.c, dtype.ba), strict=True)
     ]
     sized = Pools(*pools, step_cpus=1.0 if gpus else 1.0 - CPU_ACTOR_SHARE)
@@ -86,7 +87,9 @@ def _pool(spec: PoolSpec, actors: int, gpus: float, cpus_per_actor: float, dtype
     most = max(1, int(cpus_per_actor))
     threads = spec.threads or (min(most, MAX_GPU_ACTOR_THREADS) if gpus else most)
     cpus = 0.0 if gpus else CPU_ACTOR_SHARE * threads
-    return Pool(actors, gpus, cpus, Settings(spec.batch, threads, dtype))
+    if dtype == "auto":
+        dtype = "bfloat16" if gpus else "float32"
+    return Pool(actors, gpus, cpus, Settings(spec.batch, threads, dtype, "auto" if gpus else "cpu"))
 
 
 def _check_fit(pools: Pools, nodes: Sequence[Node]) -> None:

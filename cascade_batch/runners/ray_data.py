@@ -97,10 +97,18 @@ def _on_device(render: Callable[[ShardData], ShardData], row: pa.Table) -> pa.Ta
     data = from_row(row)
     try:
         return to_row(guarded(render, data))
-    except torch.AcceleratorError:
+    except (torch.AcceleratorError, MemoryError, RuntimeError) as error:
+        if not _is_device_error(error):
+            raise
         log.exception("device error in shard %d, ending this worker", data.ticket.shard)
         logging.shutdown()
         os._exit(1)
+
+
+def _is_device_error(error: Exception) -> bool:
+    """Whether the process cannot be trusted any more. Libraries of the device raise plain RuntimeErrors."""
+    is_plain = type(error) is RuntimeError
+    return not is_plain or any(name in str(error) for name in ("CUDA", "CUBLAS", "CUDNN", "cuDNN", "HIP"))
 
 
 def _step(row: pa.Table, step: Callable[..., ShardData], ref: RunRef) -> pa.Table:
@@ -133,9 +141,11 @@ class RayRunner:
         return all(self._on_every_node(_probe, uri))
 
     def weight_digests(self, model: ModelSpec) -> dict[str, str]:
-        """Read on a node of the workers: a sliver of a GPU finds one, where there are GPUs."""
-        sliver = 0.001 if any(node.gpus for node in _nodes()) else 0
-        remote = ray.remote(weight_digests).options(num_cpus=0, num_gpus=sliver)
+        """Read on a node of the workers: one with GPUs, where there are any; no GPU is taken for it."""
+        alive = [n for n in ray.nodes() if n["Alive"]]
+        node = max(alive, key=lambda n: n["Resources"].get("GPU", 0))
+        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        remote = ray.remote(weight_digests).options(num_cpus=0, scheduling_strategy=strategy)
         return _unwrapped(lambda: ray.get(remote.remote(model)))
 
     def run(self, tickets: Iterable[Ticket], setup: Setup) -> Generator[ShardData]:
@@ -187,7 +197,7 @@ def _execute(graph: Dataset) -> Generator[ShardData]:
     try:
         for row in graph.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
             yield from_row(row)
-    except RayError as error:
+    except Exception as error:
         raise _in_our_words(error) from error
 
 
@@ -238,18 +248,20 @@ def _unwrapped(call: Callable[[], Any]) -> Any:
         raise _in_our_words(error) from error
 
 
-def _in_our_words(error: RayError) -> CascadeError:
-    """Our error if one caused this, else what Ray says in one message."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, CascadeError):
-            return cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    lines = [line for line in str(error).splitlines() if line.strip()]
+def _in_our_words(error: Exception) -> CascadeError:
+    """Our error if one caused this, else the innermost cause in one message."""
+    causes: list[BaseException] = [error]
+    while (cause := getattr(causes[-1], "cause", None) or causes[-1].__cause__) and cause not in causes:
+        causes.append(cause)
+    ours = next((cause for cause in causes if isinstance(cause, CascadeError)), None)
+    if ours is not None:
+        return ours
+    foreign = [cause for cause in causes if not isinstance(cause, RayError) and str(cause)]
+    told = f"{type(foreign[-1]).__name__}: {foreign[-1]}" if foreign else str(error)
     log.debug("%s", error)
     return CascadeError(
         "a worker or the cluster failed; finished shards are safe",
         where="ray",
-        got=lines[-1] if lines else repr(error),
+        got=told.strip()[-600:] or repr(error),
         next_step="repeat the command to go on; --set log.level=debug shows the whole trace",
     )

@@ -70,7 +70,7 @@ class Storage:
 
     def __init__(self, uri: str) -> None:
         """Raises SpecError for a URL with credentials in it."""
-        _refuse_credentials(uri)
+        refuse_credentials(uri)
         path = re.sub(r"^(file|local)://", "", uri)
         self.is_local = "://" not in path
         self.uri = os.path.abspath(os.path.expanduser(path)) if self.is_local else uri.rstrip("/")
@@ -268,15 +268,20 @@ class Storage:
         return self._connected[1]
 
 
-def _refuse_credentials(uri: str) -> None:
-    """Raises SpecError, without repeating the secret."""
-    if "://" not in uri:
-        return
+def refuse_credentials(uri: str) -> None:
+    """Raises SpecError for a URL, or a chain of them, with a secret in it, without repeating the secret."""
+    for link in uri.split("::"):
+        if "://" in link:
+            _refuse_secret(link)
+
+
+def _refuse_secret(uri: str) -> None:
     parts = urlsplit(uri)
+    user = parts.netloc.rpartition("@")[0]
     named = [
         name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if SECRET_PARAMETER.search(name)
     ]
-    if ":" in parts.netloc.rpartition("@")[0] or named:
+    if ":" in user or (user and parts.scheme in ("http", "https")) or named:
         raise SpecError(
             "storage: the URL holds credentials",
             where=f"{parts.scheme}://***@{parts.hostname}{parts.path}"

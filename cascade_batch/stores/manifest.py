@@ -10,7 +10,7 @@ from cascade_batch.stores import layout, parquet
 
 READERS = 16
 """Manifest shards read at once; they are small, so latency decides."""
-_ROWS_PER_PART = 500_000
+_ROWS_PER_PART = 100_000
 _SHARDS_PER_WAVE = 512
 
 
@@ -20,18 +20,21 @@ def committed_shards(storage: Storage) -> set[int]:
     return {shard for shard in shards if shard is not None}
 
 
-def read_manifest(storage: Storage, shard: int) -> pa.Table:
+def read_manifest(storage: Storage, shard: int, columns: list[str] | None = None) -> pa.Table:
+    """A committed manifest shard, whole or some columns of it."""
     key = layout.manifest_key(shard)
-    return parquet.from_bytes(storage.read(key), key)
+    return parquet.from_bytes(storage.read(key), key, columns=columns)
 
 
-def read_manifests(storage: Storage, shards: Iterable[int]) -> Iterator[tuple[int, pa.Table]]:
+def read_manifests(
+    storage: Storage, shards: Iterable[int], columns: list[str] | None = None
+) -> Iterator[tuple[int, pa.Table]]:
     """Manifest shards in the order given, read several at a time; memory holds one wave of them."""
     todo = list(shards)
     with ThreadPoolExecutor(READERS) as readers:
         for start in range(0, len(todo), _SHARDS_PER_WAVE):
             wave = todo[start : start + _SHARDS_PER_WAVE]
-            yield from zip(wave, readers.map(lambda s: read_manifest(storage, s), wave), strict=True)
+            yield from zip(wave, readers.map(lambda s: read_manifest(storage, s, columns), wave), strict=True)
 
 
 def write_table(storage: Storage, shards: Iterable[int], schema: pa.Schema) -> list[str]:

@@ -29,10 +29,10 @@ def to_bytes(table: pa.Table, float_columns: tuple[str, ...] = ()) -> bytes:
 REOPEN = "`cascade-batch verify --reopen` re-opens the shard for the next render"
 
 
-def from_bytes(data: bytes, key: str, next_step: str = REOPEN) -> pa.Table:
+def from_bytes(data: bytes, key: str, next_step: str = REOPEN, columns: list[str] | None = None) -> pa.Table:
     """The table of one object; IntegrityError names the object if it is not whole Parquet, to its last bit."""
     try:
-        return pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+        return pq.read_table(io.BytesIO(data), page_checksum_verification=True, columns=columns)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise IntegrityError(
             "a committed table cannot be read",

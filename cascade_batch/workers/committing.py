@@ -124,7 +124,11 @@ def _manifest(data: ShardData, files: list[ImageFile | None], run: RunContext, r
     assert data.pictures is not None
     ticket = data.ticket
     rows = zip(
-        data.requests.to_pylist(), data.embeddings.to_pylist(), data.pictures.to_pylist(), files, strict=True
+        data.requests.drop(["row"]).to_pylist(),
+        data.embeddings.to_pylist(),
+        data.pictures.drop(["pixels"]).to_pylist(),
+        files,
+        strict=True,
     )
     positions = _embedding_rows(ticket, run, data.requests["image_id"].to_pylist())
     shared = {
@@ -161,7 +165,7 @@ def _image_row(
     run: RunContext,
     ticket: Ticket,
 ) -> dict[str, Any]:
-    """One manifest row without what the whole shard shares; `row` and `pixels` are left out by the schema."""
+    """One manifest row without what the whole shard shares."""
     c_key = embedding["stage_c_key"]
     return {
         **request,
@@ -201,13 +205,15 @@ def _replace_rows(
 ) -> pa.Table:
     """Swap the rows of these images in a committed record, the others kept as they are.
 
+    A row that is good already stays: another driver retried it, or this very step ran before.
     The new rows' attempts are added to those of earlier sittings, or are `attempts_at_least` if that is more.
     """
     stored_bytes = run.storage.read(key)
     stored = parquet.from_bytes(stored_bytes, key)
-    new = {image_id: i for i, image_id in enumerate(rows["image_id"].to_pylist())}
-    ids = stored["image_id"].to_pylist()
-    if not new.keys() <= set(ids):
+    ids, statuses = stored["image_id"].to_pylist(), stored["status"].to_pylist()
+    failed = {image_id for image_id, status in zip(ids, statuses, strict=True) if status == "failed"}
+    new = {image_id: i for i, image_id in enumerate(rows["image_id"].to_pylist()) if image_id in failed}
+    if not set(rows["image_id"].to_pylist()) <= set(ids):
         raise IntegrityError("images to replace are not in the record", where=key)
     rows = _with_attempts(
         rows, dict(zip(ids, stored["attempts"].to_pylist(), strict=True)), attempts_at_least

@@ -16,6 +16,8 @@ class Attempt:
     one_by_one: bool
     deadly: frozenset[int] = frozenset()
     """Prompts (`row` of the image requests) that killed their worker too often."""
+    hopeless: bool = False
+    """The worker keeps dying, and it is no prompt's doing: the shard is to be left undone."""
 
 
 class Ledger(Protocol):
@@ -47,11 +49,17 @@ class AttemptLedger:
             entry.deadly.add(entry.announced)
             entry.announced = None
         entry.attempts += 1
-        return Attempt(entry.attempts, entry.attempts >= self._limit, frozenset(entry.deadly))
+        return Attempt(
+            entry.attempts,
+            one_by_one=entry.attempts >= self._limit,
+            deadly=frozenset(entry.deadly),
+            hopeless=entry.attempts > 2 * self._limit + len(entry.deadly),
+        )
 
     def announce(self, stage: str, shard: int, prompt: int) -> None:
         """The worker starts on this prompt alone; if it dies now, the prompt did it."""
         self._open[stage, shard].announced = prompt
 
     def finish(self, stage: str, shard: int) -> None:
-        self._open.pop((stage, shard), None)
+        """No prompt is to blame any more. The count stays: a worker may die handing its results on."""
+        self._open[stage, shard].announced = None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cascade_batch.errors import CascadeError
 from cascade_batch.workers.batching import Batch, halves, make_batches
 from cascade_batch.workers.ledger import Attempt, Ledger
 
@@ -39,7 +40,9 @@ class Settings:
     batch: int
     threads: int
     dtype: str
-    """auto, or a torch dtype's name."""
+    """A torch dtype's name."""
+    device: str = "auto"
+    """auto, or cpu for an actor that was given no GPU on a machine that has some."""
 
 
 RenderBatch = Callable[[Batch, Sequence[Request]], list[RowResult]]
@@ -60,6 +63,9 @@ def render_shard(
 ) -> tuple[list[RowResult], Attempt]:
     """Results of all rows of a shard, in order.
 
+    Raises:
+        CascadeError: workers keep dying on the shard, whatever is rendered.
+
     Args:
         stage: "prior" or "decoder".
         size: images per batch.
@@ -67,6 +73,12 @@ def render_shard(
         already_failed: rows that are not to be rendered, with their results.
     """
     attempt = ledger.begin(stage, shard)
+    if attempt.hopeless:
+        raise CascadeError(
+            f"workers died {attempt.number - 1} times on this shard, and no single prompt is to blame",
+            where=f"shard {shard}, {stage}",
+            next_step="give the workers more memory, or make shards smaller in a new run (shards.images)",
+        )
     results = dict(already_failed)
     for prompt in attempt.deadly:
         results.update(
@@ -101,17 +113,17 @@ def _worker_died(attempt: Attempt) -> RowResult:
 
 
 def _render_batch(batch: Batch, requests: Sequence[Request], render: RenderBatch) -> dict[int, RowResult]:
-    started = time.perf_counter()
+    started, message = time.perf_counter(), ""
     try:
         results = render(batch, requests)
     except DeviceOutOfMemory as error:
-        if len(batch.rows) == 1:
-            return {batch.rows[0]: RowResult(error_code="out_of_memory", error_message=str(error), batch=1)}
-        return {
-            row: result
-            for half in halves(batch)
-            for row, result in _render_batch(half, requests, render).items()
-        }
+        results, message = None, str(error)
+    # Beyond the handler the failed forward's tensors are free, so the halves have their memory.
+    if results is None and len(batch.rows) == 1:
+        return {batch.rows[0]: RowResult(error_code="out_of_memory", error_message=message, batch=1)}
+    if results is None:
+        rendered = [_render_batch(half, requests, render) for half in halves(batch)]
+        return {row: result for half in rendered for row, result in half.items()}
     seconds = (time.perf_counter() - started) / batch.real
     size = len(batch.rows)
     return {

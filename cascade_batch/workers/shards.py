@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from cascade_batch.errors import CascadeError, StorageError, WeightsError
+from cascade_batch.storage import ObjectExists, ObjectMissing
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ def guarded(step: Step, data: ShardData) -> ShardData:
 
 
 def _is_permanent(error: CascadeError) -> bool:
-    """Whether every other shard would meet the same error."""
+    """Whether every other shard would meet the same error. A missing or changed object is one shard's."""
+    if isinstance(error, ObjectMissing | ObjectExists):
+        return False
     return isinstance(error, WeightsError) or (isinstance(error, StorageError) and not error.transient)
 
 

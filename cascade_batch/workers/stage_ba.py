@@ -21,7 +21,6 @@ from cascade_batch.workers.rendering import (
     worker_name,
 )
 from cascade_batch.workers.shards import ShardData
-from cascade_batch.workers.stage_c import resolve_dtype
 
 PICTURES = pa.schema(
     [
@@ -50,10 +49,9 @@ class StageBAWorker:
     def __init__(self, parts: dict[str, PartFiles], settings: Settings, ledger: Ledger) -> None:
         self._settings, self._ledger = settings, ledger
         fix_numerics(settings.threads)
-        device = pick_device()
-        self.dtype = resolve_dtype(settings.dtype, device)
+        device = pick_device() if settings.device == "auto" else settings.device
         self._device_kind = device_kind(device)
-        self._decoder = Decoder.load(parts, self.dtype, device)
+        self._decoder = Decoder.load(parts, settings.dtype, device)
 
     def render(self, data: ShardData) -> ShardData:
         """The shard with its `pictures`, and its embeddings' arrays dropped."""
@@ -113,7 +111,7 @@ class StageBAWorker:
                 "worker": [worker_name()] * rows,
                 "batch": [r.batch for r in results],
                 "threads": [self._settings.threads] * rows,
-                "dtype": [self.dtype] * rows,
+                "dtype": [self._settings.dtype] * rows,
             },
             schema=PICTURES,
         )

@@ -40,10 +40,9 @@ class StageCWorker:
     ) -> None:
         self._settings, self._schema, self._ledger = settings, schema, ledger
         fix_numerics(settings.threads)
-        device = pick_device()
-        self.dtype = resolve_dtype(settings.dtype, device)
+        device = pick_device() if settings.device == "auto" else settings.device
         self._device_kind = device_kind(device)
-        self._prior = Prior.load(parts, self.dtype, device)
+        self._prior = Prior.load(parts, settings.dtype, device)
 
     def render(self, data: ShardData) -> ShardData:
         """The shard with its `embeddings`; passed through if there is nothing to render."""
@@ -114,7 +113,7 @@ class StageCWorker:
             "worker": [worker_name()] * len(results),
             "batch": [r.batch for r in results],
             "threads": [self._settings.threads] * len(results),
-            "dtype": [self.dtype] * len(results),
+            "dtype": [self._settings.dtype] * len(results),
         }
         return pa.table(
             {
@@ -134,10 +133,3 @@ def _judged(value: _Embedded) -> RowResult:
     else:
         return RowResult(value)
     return RowResult(replace(value, embedding=None), code, message)
-
-
-def resolve_dtype(name: str, device: str) -> str:
-    """auto is bfloat16 on a GPU, float32 on a CPU."""
-    if name != "auto":
-        return name
-    return "float32" if device == "cpu" else "bfloat16"

@@ -15,7 +15,7 @@ def main(run: Path) -> None:
     print(f"manifest   {run}/manifest/, in one file: {run}/table/")
     print(f"embeddings {run}/embeddings/")
     print(f"\nA query to try in DuckDB:\n  {query}\n")
-    for row in duckdb.sql(query).fetchall():
+    for row in duckdb.connect().execute(query).fetchall():
         print("  ", *row)
     print("\nThe pictures are abstract: the embedded `tiny` model (2 MB) knows no objects.")
 

@@ -88,6 +88,7 @@ def test_commands_without_rendering_import_neither_torch_nor_ray(command: str, t
         (["--model=/nowhere/at/all"], ["/nowhere/at/all"]),
         (["--column=prompt=captoin"], ["captoin"]),
         (["--column=prompt"], ["--column needs ours=theirs"]),
+        (["--spec=/nowhere/spec.yaml"], ["cannot read the spec file", "/nowhere/spec.yaml"]),
     ],
 )
 def test_bad_input_is_exit_2_and_nothing_is_written(
@@ -184,8 +185,57 @@ def test_credentials_are_nowhere_in_a_run_on_s3(
         assert secret.encode() not in written
 
 
-def test_credentials_in_a_url_are_refused_unspoken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert render(write_prompts(tmp_path, 2), "s3://key:hush-hush@bucket/run") == 2
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://key:hush-hush@bucket/run",
+        "https://hush-hush@host/p.parquet",
+        "https://host/p.parquet?X-Amz-Signature=hush-hush",
+        "simplecache::s3://key:hush-hush@bucket/p.parquet",
+    ],
+)
+@pytest.mark.parametrize("place", ["prompts", "out"])
+def test_credentials_in_a_url_are_refused_unspoken(
+    url: str, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = url if place == "prompts" else str(write_prompts(tmp_path, 2))
+    out = url if place == "out" else str(tmp_path / "run")
+    assert main(["render", prompts, "--out", out, "--runner=local"]) == 2
     error = capsys.readouterr().err
     assert "credentials" in error
     assert "hush-hush" not in error
+
+
+def test_a_run_inside_its_prompt_folder_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_prompts(tmp_path, 2)
+    assert render(tmp_path, str(tmp_path / "run")) == 2
+    assert "inside the folder of the prompt table" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["render", "status", "verify"])
+def test_a_foreign_run_json_is_named(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "run.json").write_text("{}")
+    (out / "plan.parquet").write_text("")
+    code = render(write_prompts(tmp_path, 2), str(out)) if command == "render" else main([command, str(out)])
+    assert code != 0
+    assert "format None" in capsys.readouterr().err
+
+
+def test_a_deleted_table_is_made_again(tmp_path: Path) -> None:
+    prompts, out = write_prompts(tmp_path, 2), tmp_path / "run"
+    assert render(prompts, str(out)) == 0
+    (out / "table/part-00000.parquet").unlink()
+    assert render(prompts, str(out)) == 0
+    assert pq.read_table(out / "table").num_rows == 2
+
+
+def test_a_carried_column_may_have_any_name(tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path, 2, row=["a", "b"], pixels=["c", "d"])
+    assert render(prompts, str(tmp_path / "run")) == 0
+    assert pq.read_table(tmp_path / "run/table").column("row").to_pylist() == ["a", "b"]

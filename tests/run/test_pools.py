@@ -37,6 +37,18 @@ def test_eight_gpus_are_split_by_cost() -> None:
     assert pools.c.cpus == 0
 
 
+def test_cpu_pools_fit_clusters_of_several_nodes() -> None:
+    for nodes in ([Node(8, 0)] * 3, [Node(8, 0)] * 4, [Node(0, 0), *[Node(4, 0)] * 4]):
+        pools = sized(nodes)
+        assert pools.c.settings.threads <= max(node.cpus for node in nodes)
+
+
+def test_an_actor_without_a_gpu_share_stays_on_the_cpu() -> None:
+    pools = sized([Node(cpus=8, gpus=2)], "pools.c.gpus=0")
+    assert (pools.c.settings.device, pools.c.settings.dtype) == ("cpu", "float32")
+    assert (pools.ba.settings.device, pools.ba.settings.dtype) == ("auto", "bfloat16")
+
+
 def test_one_pool_given_leaves_the_rest_to_the_other() -> None:
     assert sized([Node(cpus=64, gpus=8)], "pools.c.actors=5").ba.actors == 3
     assert sized([Node(cpus=64, gpus=4)], "pools.ba.actors=1").c.actors == 3

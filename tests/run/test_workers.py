@@ -1,7 +1,10 @@
 """What both pools do with a shard, without torch: batches, padding, halving, attempts."""
 
+import weakref
+
 import pytest
 
+from cascade_batch.errors import CascadeError
 from cascade_batch.workers.batching import Batch, halves, make_batches
 from cascade_batch.workers.ledger import AttemptLedger
 from cascade_batch.workers.rendering import DeviceOutOfMemory, RowResult, render_shard
@@ -127,9 +130,36 @@ def test_two_deadly_prompts_both_end() -> None:
     assert deaths == 3  # the whole shard once, then each deadly prompt alone
 
 
-def test_a_finished_shard_starts_its_count_anew() -> None:
+def test_a_shard_whose_workers_die_for_no_prompt_is_given_up() -> None:
+    """Deaths after the rendering, such as handing on more than the memory holds, must end as well."""
     ledger = AttemptLedger(3)
-    assert ledger.begin("prior", 1).number == 1
-    ledger.finish("prior", 1)
-    assert ledger.begin("prior", 1).number == 1
-    assert ledger.begin("decoder", 1).number == 1
+
+    def render(batch, requests):
+        return [RowResult(row) for row in batch.rows[: batch.real]]
+
+    for _ in range(6):
+        run([request(0)], ledger, render)
+    with pytest.raises(CascadeError, match="no single prompt is to blame"):
+        run([request(0)], ledger, render)
+    assert ledger.begin("decoder", 7).number == 1  # the other stage has a count of its own
+
+
+def test_memory_of_a_failed_batch_is_free_before_its_halves_run() -> None:
+    alive: list[weakref.ref] = []
+
+    class Tensor:
+        pass
+
+    def render(batch, requests):
+        assert all(tensor() is None for tensor in alive)
+        tensor = Tensor()
+        alive.append(weakref.ref(tensor))
+        if len(batch.rows) > 1:
+            try:
+                raise ValueError
+            except ValueError:
+                raise DeviceOutOfMemory("full") from None
+        return [RowResult(row) for row in batch.rows[: batch.real]]
+
+    results, _ = run([request(i) for i in range(4)], AttemptLedger(3), render, size=4)
+    assert [r.value for r in results] == [0, 1, 2, 3]

@@ -35,7 +35,7 @@ test: $(VENV)/dev  ## every test
 lint: $(VENV)/dev  ## style, types and import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 parity: $(VENV)/dev  ## how far our numbers are from diffusers'

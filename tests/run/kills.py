@@ -82,10 +82,9 @@ def _marked(mark: str) -> list[str]:
 
 @dataclass
 class Kills:
-    """What a series of kills did: one line per kill, and what was wrong (nothing, if all is well)."""
+    """How many drivers were killed in the middle, and what was wrong: nothing, if all is well."""
 
     count: int = 0
-    lines: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
 
@@ -118,34 +117,35 @@ class Series:
     def run(self, root: str, kills: int, seed: int, say: Callable[[str], object] = print) -> Kills:
         """`root` is where the runs lie; `seed` decides every delay."""
         done, dice, number = Kills(), random.Random(seed), 0
-        while done.count < kills:
+        while done.count < kills and not done.wrong:
             number += 1
-            self._one_run(f"{root}/run-{number}", kills, done, dice, say)
+            out = f"{root}/run-{number}"
+            self._kill_until_done(out, kills, done, dice, say)
+            wrong = self._finish(out)
+            say(f"finished: {out}, differences: {'; '.join(wrong) or 'none'}")
+            done.wrong += wrong
         return done
 
-    def _one_run(self, out: str, kills: int, done: Kills, dice: random.Random, say: Callable) -> None:
-        finished = False
-        while done.count < kills and not finished:
-            driver = Driver.start(self.prompts, out, self._log(out), *self.flags, runner=self.runner)
+    def _kill_until_done(self, out: str, kills: int, done: Kills, dice: random.Random, say: Callable) -> None:
+        while done.count < kills:
+            driver = self._start(out)
             moment = self._moment(driver, out, dice)
-            finished = not driver.kill()
-            if finished:
-                continue
+            if not driver.kill():
+                return  # it was quicker
             done.count += 1
-            survivors = driver.survivors()
-            done.wrong += [f"{out}, kill {done.count}: still there {process}" for process in survivors]
-            done.lines.append(f"kill {done.count}: {out} {moment}; left {_progress(out)}")
-            say(done.lines[-1])
-        last = Driver.start(self.prompts, out, self._log(out), *self.flags, runner=self.runner)
-        if code := last.wait():
-            done.wrong.append(f"{out}: exit {code}: {last.log.read_text()[-2000:]}")
-            return
-        found = differences(contents(out), self.reference)
-        done.wrong += [f"{out}: {line}" for line in found]
-        say(f"finished: {out}, {len(found)} differences")
+            done.wrong += [f"{out}: left after a kill: {process}" for process in driver.survivors()]
+            say(f"kill {done.count}: {out} {moment}; left {_progress(out)}")
 
-    def _log(self, out: str) -> Path:
-        return self.folder / f"{out.rsplit('/', 1)[-1]}-{secrets.token_hex(4)}.log"
+    def _finish(self, out: str) -> list[str]:
+        """Render what is left, undisturbed; what then differs from the reference."""
+        driver = self._start(out)
+        if code := driver.wait():
+            return [f"{out}: exit {code}: {driver.log.read_text()[-2000:]}"]
+        return [f"{out}: {line}" for line in differences(contents(out), self.reference)]
+
+    def _start(self, out: str) -> Driver:
+        log = self.folder / f"{out.rsplit('/', 1)[-1]}-{secrets.token_hex(4)}.log"
+        return Driver.start(self.prompts, out, log, *self.flags, runner=self.runner)
 
     def _moment(self, driver: Driver, out: str, dice: random.Random) -> str:
         """Wait for the moment to kill; says which it was."""

@@ -257,9 +257,9 @@ def _drive(
         state = INTERRUPTED
     except CascadeError as error:  # the runner itself failed; what is committed stands
         errors.append(str(error))
-    finally:
-        shards.close()
-    return _finish(run, progress, done, tuple(errors), state)
+    outcome = _finish(run, progress, done, tuple(errors), state)
+    shards.close()  # after the outcome stands: stopping the pools may outlast the grace a stopped job is given
+    return outcome
 
 
 def _finish(run: OpenRun, progress: Progress, done: set[int], errors: tuple[str, ...], state: str) -> Outcome:

@@ -65,7 +65,7 @@ def _check_dtypes(dtype: DtypeSpec) -> None:
 
 def _choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        close = difflib.get_close_matches(value, allowed, n=1)
+        close = difflib.get_close_matches(value, allowed, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]}?" if close else ""
         raise SpecError("unknown value", where=key, got=value, expected=", ".join(allowed), next_step=hint)
 

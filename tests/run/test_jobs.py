@@ -101,6 +101,7 @@ def test_a_stopped_job_ends_cleanly_and_goes_on_when_submitted_again(head: Head,
     started = time.monotonic()
     assert head.job("stop", "first").returncode == 0
     assert time.monotonic() - started < 30
+    assert (out / "outcome.json").exists(), head.job("logs", "first").stdout
     outcome = json.loads((out / "outcome.json").read_text())
     assert outcome["state"] == "interrupted"
     assert 0 < outcome["images_done"] < 24

@@ -135,7 +135,10 @@ def _status(arguments: Namespace, _argv: Sequence[str]) -> int:
     )
     print(f"failed  {failed}")
     print(f"driver  {status.driver}")
-    print(f"last    {status.outcome['state'] if status.outcome else 'no sitting has ended yet'}")
+    last = (
+        status.outcome["state"] if status.outcome else "the last sitting has not ended: it runs, or it died"
+    )
+    print(f"last    {last}")
     return FINISHED
 
 

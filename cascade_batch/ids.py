@@ -6,6 +6,7 @@ whatever the prompt's id holds. The manifest's `prompt_id` is the way back.
 
 import hashlib
 import re
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -58,6 +59,12 @@ def hash64(texts: pa.Array) -> np.ndarray:
     terms *= data.astype(np.uint64) + np.uint64(1)
     sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(terms, dtype=np.uint64)])
     return sums[offsets[1:]] - sums[offsets[:-1]]
+
+
+def repeated_hashes(pieces: Iterable[np.ndarray]) -> np.ndarray:
+    """Hashes that stand more than once in all pieces together, each once, in order."""
+    ordered = np.sort(np.concatenate([np.empty(0, np.uint64), *pieces]))
+    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
 
 
 def _text_buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:

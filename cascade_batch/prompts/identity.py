@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from cascade_batch.errors import PromptTableError
-from cascade_batch.ids import hash64
+from cascade_batch.ids import hash64, repeated_hashes
 from cascade_batch.prompts.rows import iter_planned, prompt_ids
 from cascade_batch.prompts.table import PromptTable
 
@@ -34,9 +34,7 @@ def check_unique(table: PromptTable, hashes: Sequence[np.ndarray]) -> None:
     Args:
         hashes: `hash_ids` of the planned rows of each file.
     """
-    ordered = np.sort(np.concatenate([np.empty(0, np.uint64), *hashes]))
-    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    del ordered
+    repeated = repeated_hashes(hashes)
     for first in range(0, len(repeated), CANDIDATES):
         found = _same_texts(table, hashes, repeated[first : first + CANDIDATES])
         if found:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from cascade_batch.errors import IntegrityError
-from cascade_batch.ids import hash64
+from cascade_batch.ids import hash64, repeated_hashes
 from cascade_batch.opening import OpenRun
 from cascade_batch.plan import Shard
 from cascade_batch.stores import layout
@@ -91,8 +91,7 @@ def _strays(
 
 def _duplicates(run: OpenRun, hashes: dict[int, np.ndarray]) -> Iterator[Difference]:
     """Images with more than one row in the run: found by hash, proven by the ids themselves."""
-    ordered = np.sort(np.concatenate([np.empty(0, np.uint64), *hashes.values()]))
-    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    repeated = repeated_hashes(hashes.values())
     shards_of: dict[str, list[int]] = {}
     for shard, hashed in hashes.items() if len(repeated) else ():
         rows = np.flatnonzero(np.isin(hashed, repeated))

@@ -17,6 +17,7 @@ from cascade_batch.stores.manifest import committed_shards, read_manifests
 from cascade_batch.workers import committing, context
 
 QUICK = [
+    "--model=tiny",
     "--width=256",
     "--height=256",
     "--set=render.prior_steps=2",
@@ -25,7 +26,7 @@ QUICK = [
     "--set=pools.c.threads=1",
     "--set=pools.ba.threads=1",
 ]
-"""Two prompts a shard at 256 px and two steps, with numerics that do not depend on the machine's cores."""
+"""The tiny model, two prompts a shard, 256 px and two steps; numerics do not depend on the machine's cores."""
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "white", "orange", "pink")
 

@@ -144,8 +144,9 @@ def test_a_spec_file_does_what_the_flags_do(tmp_path: Path) -> None:
     prompts, out = write_prompts(tmp_path, 2), tmp_path / "run"
     spec = tmp_path / "spec.yaml"
     spec.write_text(
-        f"prompts: {{uri: {prompts}}}\noutput: {{uri: {out}}}\nrender: {{width: 256, height: 256, prior_steps: 2, "
-        "decoder_steps: 2}\nshards: {prompts: 2}\npools: {c: {threads: 1}, ba: {threads: 1}}\n"
+        f"prompts: {{uri: {prompts}}}\noutput: {{uri: {out}}}\nmodel: {{name: tiny}}\n"
+        "render: {width: 256, height: 256, prior_steps: 2, decoder_steps: 2}\n"
+        "shards: {prompts: 2}\npools: {c: {threads: 1}, ba: {threads: 1}}\n"
     )
     assert main(["render", "--spec", str(spec), "--runner", "local"]) == 0
     assert render(prompts, str(out)) == 0  # the same spec by flags: nothing is left to do
@@ -200,7 +201,7 @@ def test_credentials_in_a_url_are_refused_unspoken(
 ) -> None:
     prompts = url if place == "prompts" else str(write_prompts(tmp_path, 2))
     out = url if place == "out" else str(tmp_path / "run")
-    assert main(["render", prompts, "--out", out, "--runner=local"]) == 2
+    assert main(["render", prompts, "--out", out, "--model=tiny", "--runner=local"]) == 2
     error = capsys.readouterr().err
     assert "credentials" in error
     assert "hush-hush" not in error

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import pyarrow.compute as pc
 
-from cascade_batch import weights
+from cascade_batch import weights, worlds
 from cascade_batch.errors import CascadeError, SpecError, WeightsError
 from cascade_batch.heartbeat import Heartbeat
 from cascade_batch.metrics import Progress
@@ -68,6 +68,8 @@ class Observer(Protocol):
 
     def note(self, text: str) -> None: ...
 
+    def warn(self, text: str) -> None: ...
+
     def progress(self, progress: Progress) -> None: ...
 
 
@@ -103,6 +105,8 @@ def render(
     if not tickets or _over_limit(spec, progress):
         return _finish(run, progress, done, (), _early_state(spec, progress))
     observer.note(f"{len(tickets)} shards to do, {len(done)} done before; parts {', '.join(sorted(located))}")
+    if not done and (warning := worlds.warning(located["stage_c"], run.table, spec.prompts.limit)):
+        observer.warn(warning)  # once a run: a sitting that goes on has nothing new to say
     with closing(make_runner()) as runner, _alive(runner, storage, observer, take_over):
         # A sitting that dies must not leave an older one's "finished": the analysts' table would stay as it was.
         storage.delete(layout.OUTCOME)

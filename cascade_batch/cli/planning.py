@@ -1,13 +1,13 @@
 """The `plan` command: what a table would cost, spending nothing. Needs neither torch nor ray."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cascade_batch import cost, weights
+from cascade_batch import cost, weights, worlds
 from cascade_batch.cli.showing import padding_remedy
 from cascade_batch.errors import SpecError
 from cascade_batch.geometry import embedding_side
@@ -35,7 +35,8 @@ def print_plan(spec: Spec, rate: float | None, rate_from: str | None) -> None:
     if rate is not None and rate <= 0:
         raise SpecError("a rate is images per second", where="--rate", got=rate, expected="more than 0")
     table, plan = plan_table(spec)
-    configs = _configs(spec)
+    parts = weights.locate(spec.model)
+    configs = _configs(parts)
     pflop = sum(sum(_flops(group, configs)) * images for group, images in plan.groups.items()) / 1e15
     print(f"prompts  {plan.prompts:,} in {len(table.files):,} files")
     print(f"images   {plan.images:,} in {plan.shards.num_rows:,} shards")
@@ -45,6 +46,8 @@ def print_plan(spec: Spec, rate: float | None, rate_from: str | None) -> None:
     print(f"padded   {plan.padded_c:.1%} of pool C, {plan.padded_ba:.1%} of pool BA")
     for note in _notes(plan, table.default_ids, table.null_prompts):
         print(f"note     {note}")
+    if warning := worlds.warning(parts["stage_c"], table, spec.prompts.limit):
+        print(f"warning  {warning}")
     if not plan.images:
         print("hours    0: there is nothing to render")
         return
@@ -55,8 +58,7 @@ def print_plan(spec: Spec, rate: float | None, rate_from: str | None) -> None:
         print("hours    unknown: give --rate IMAGES_PER_SECOND or --rate-from RUN")
 
 
-def _configs(spec: Spec) -> _Configs:
-    parts = weights.locate(spec.model)
+def _configs(parts: Mapping[str, weights.Part]) -> _Configs:
     names = ("stage_c", "stage_b", "stage_a", "text_encoder")
     return _Configs(**{name: weights.read_config(parts[name]) for name in names})
 

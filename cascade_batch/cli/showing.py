@@ -28,6 +28,9 @@ class PlainObserver:
     def note(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
+    def warn(self, text: str) -> None:
+        self.note(f"warning: {text}")
+
     def progress(self, progress: Progress) -> None:
         now = time.monotonic()
         if now - self._last < PLAIN_PERIOD_S and progress.done_images < progress.total_images:
@@ -49,6 +52,9 @@ class LiveObserver:
 
     def note(self, text: str) -> None:
         self._console.print(text, style="dim", highlight=False)
+
+    def warn(self, text: str) -> None:
+        self._console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
 
     def progress(self, progress: Progress) -> None:
         grid = Table.grid(padding=(0, 1))

@@ -3,7 +3,15 @@
 from cascade_batch.prompts.digest import rows_sha256
 from cascade_batch.prompts.opening import open_table
 from cascade_batch.prompts.requests import image_requests
-from cascade_batch.prompts.rows import read_rows
+from cascade_batch.prompts.rows import first_prompts, read_rows
 from cascade_batch.prompts.table import PromptFile, PromptTable
 
-__all__ = ["PromptFile", "PromptTable", "image_requests", "open_table", "read_rows", "rows_sha256"]
+__all__ = [
+    "PromptFile",
+    "PromptTable",
+    "first_prompts",
+    "image_requests",
+    "open_table",
+    "read_rows",
+    "rows_sha256",
+]

@@ -50,17 +50,21 @@ def iter_planned(table: PromptTable, file_index: int, limit: int) -> Iterator[tu
 
     Columns have our names and the file's types without dictionaries; `id` is text.
     """
-    file = table.files[file_index]
-    parquet = _open(table.root, file.path, file.footer_sha256)
-    found = sources(parquet.schema_arrow.names, table.columns)
-    wanted = [found[name] for name in file.planned]
-    first = 0
-    for groups in _runs(parquet.metadata, limit):
-        stored = _read(parquet, table.where(file), groups, wanted)
-        stored = stored.slice(0, limit - first)
-        columns = [_decoded(stored[found[name]]) for name in file.planned]
-        yield first, pa.table(columns, names=list(file.planned))
-        first += stored.num_rows
+    return _iter_columns(table, file_index, limit, table.files[file_index].planned)
+
+
+def first_prompts(table: PromptTable, rows: int, files: int) -> list[str]:
+    """The texts of the table's first `rows` rows in its first `files` files; rows without a text are left out.
+
+    Reads that column alone, and of it no row group beyond those rows.
+    """
+    texts: list[str | None] = []
+    for index in range(min(files, len(table.files))):
+        if len(texts) >= rows:
+            break
+        for _, batch in _iter_columns(table, index, rows - len(texts), ("prompt",)):
+            texts += _valid_text(batch["prompt"].cast(pa.string())).to_pylist()
+    return [text for text in texts if text is not None]
 
 
 def prompt_ids(file: PromptFile, first_row: int, rows: int, ids: pa.ChunkedArray | None) -> pa.ChunkedArray:
@@ -70,6 +74,22 @@ def prompt_ids(file: PromptFile, first_row: int, rows: int, ids: pa.ChunkedArray
     numbers = pa.array(np.arange(first_row, first_row + rows)).cast(pa.string())
     joined = pc.call_function("binary_join_element_wise", [pa.scalar(file.path), numbers, pa.scalar(":")])
     return pa.chunked_array([joined])
+
+
+def _iter_columns(
+    table: PromptTable, file_index: int, limit: int, names: Sequence[str]
+) -> Iterator[tuple[int, pa.Table]]:
+    file = table.files[file_index]
+    parquet = _open(table.root, file.path, file.footer_sha256)
+    found = sources(parquet.schema_arrow.names, table.columns)
+    wanted = [found[name] for name in names]
+    first = 0
+    for groups in _runs(parquet.metadata, limit):
+        stored = _read(parquet, table.where(file), groups, wanted)
+        stored = stored.slice(0, limit - first)
+        columns = [_decoded(stored[found[name]]) for name in names]
+        yield first, pa.table(columns, names=list(names))
+        first += stored.num_rows
 
 
 def _canonical(stored: pa.Table, table: PromptTable, file: PromptFile, first_row: int) -> pa.Table:

@@ -25,8 +25,9 @@ $(VENV)/dev: $(VENV)/torch pyproject.toml
 	$(PIP) --editable '.[dev]'
 	@touch $@
 
-demo: $(VENV)/demo  ## render 24 shipped prompts through two local pools into demo/
-	$(BIN)/cascade-batch render jobs/demo/prompts.parquet --out demo --width 256 --height 256 --set shards.prompts=8
+demo: $(VENV)/demo  ## 24 shipped prompts through two local pools into demo/, and a contact sheet of them
+	$(BIN)/cascade-batch render jobs/demo/prompts.parquet --out demo --set shards.prompts=4
+	@$(BIN)/python jobs/demo/contact_sheet.py demo >/dev/null
 	@$(BIN)/python jobs/demo/show.py demo
 
 test: $(VENV)/dev  ## every test

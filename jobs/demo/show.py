@@ -11,13 +11,13 @@ def main(run: Path) -> None:
         "SELECT kind, count(*) AS images, round(avg(image_bytes)) AS bytes, any_value(image_uri) AS for_example "
         f"FROM '{run}/table/*.parquet' GROUP BY kind ORDER BY kind"
     )
-    print(f"\npictures   {run}/images/")
+    print(f"\nlook at    {run}/contact_sheet.png")
+    print(f"pictures   {run}/images/")
     print(f"manifest   {run}/manifest/, in one file: {run}/table/")
     print(f"embeddings {run}/embeddings/")
     print(f"\nA query to try in DuckDB:\n  {query}\n")
     for row in duckdb.connect().execute(query).fetchall():
         print("  ", *row)
-    print("\nThe pictures are abstract: the embedded `tiny` model (2 MB) knows no objects.")
 
 
 if __name__ == "__main__":

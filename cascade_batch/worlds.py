@@ -4,7 +4,7 @@ A model of a small world says what it knows in `world.json`, beside the folders 
 
     {"about": "flat shapes in plain colours", "words": ["a", "red", ...], "nouns": ["circle", "circles", ...]}
 
-`about` ends the sentence "this model only knows ...". `words` are all that its captions are made of, `nouns`
+`about` completes "this model only knows ...". `words` are all that its captions are made of, `nouns`
 those of them that name something to draw, singular and plural, all lower case. A model without the file, such as
 the published weights, knows no bounds and never warns.
 """
@@ -93,5 +93,5 @@ def warning(stage_c: Part, table: PromptTable, limit: int | None) -> str | None:
         example = example[:LONGEST_EXAMPLE].rstrip() + " ..."
     return (
         f"this model only knows {world.about}; {len(outside):,} of the first {len(prompts):,} prompts ask for "
-        f'something else, such as "{example}". For those, name real weights: --model PATH'
+        f'something else, for example "{example}". For those, name real weights: --model PATH'
     )

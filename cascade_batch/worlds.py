@@ -71,7 +71,7 @@ def read_world(stage_c: Part) -> World | None:
 
 
 def warning(stage_c: Part, table: PromptTable, limit: int | None) -> str | None:
-    """One plain sentence with an example if prompts are outside the model's world, None if all is well.
+    """A plain warning with an example if prompts are outside the model's world, None if all is well.
 
     Reads the texts of at most `PROMPTS_CHECKED` prompts of the first `FILES_CHECKED` files, whatever the size of
     the table; `limit` is `prompts.limit`.
@@ -92,6 +92,6 @@ def warning(stage_c: Part, table: PromptTable, limit: int | None) -> str | None:
     if len(example) > LONGEST_EXAMPLE:
         example = example[:LONGEST_EXAMPLE].rstrip() + " ..."
     return (
-        f"this model only knows {world.about}; {len(outside):,} of the first {len(prompts):,} prompts ask for "
-        f'something else, for example "{example}". For those, name real weights: --model PATH'
+        f"this model only knows {world.about}. Beyond that: {len(outside):,} of the first {len(prompts):,} prompts, "
+        f'for example "{example}". For those, name real weights: --model PATH'
     )

@@ -65,7 +65,7 @@ def test_a_run_warns_once_with_an_example(
     error = capsys.readouterr().err
     assert error.count("warning:") == 1
     assert "this model only knows flat shapes in plain colours" in error
-    assert f'2 of the first 3 prompts ask for something else, for example "{CAT}"' in error
+    assert f'2 of the first 3 prompts, for example "{CAT}"' in error
     assert "--model PATH" in error
     (tmp_path / "run/manifest/shard-00000001.parquet").unlink()
     assert render(prompts, out, flag) == 0  # a sitting that goes on

@@ -1,0 +1,1 @@
+"""How well a model follows prompts: a fixed prompt table, rendered, checked and scored."""

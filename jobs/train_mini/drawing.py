@@ -6,12 +6,10 @@ that the embedding is made from.
 
 import numpy as np
 
-from jobs.train_mini.world import COLOURS, Scene
+from jobs.train_mini.world import COLOURS, GROUND_TONES, Scene
 
 PATTERN_PERIODS = 6
 """Stripes, pairs of fields or dots along the shorter side."""
-TONE = 0.16
-"""How far a pattern's second tone is from its ground."""
 
 
 def draw(scene: Scene, height: int, width: int) -> np.ndarray:
@@ -44,8 +42,7 @@ def _ground(scene: Scene, ys: np.ndarray, xs: np.ndarray, soft: float) -> np.nda
     picture = np.broadcast_to(colour, (len(ys), len(xs), 3)).copy()
     if scene.pattern == "plain":
         return picture
-    towards = 0.0 if scene.ground in ("white", "gray") else 1.0
-    tone = colour + TONE * (towards - colour)
+    tone = np.array(GROUND_TONES[scene.ground], dtype=np.float32) / 255
     share = _pattern(scene.pattern, scene.phase, ys, xs, soft)
     return picture + share[:, :, None] * (tone - colour)
 

@@ -28,7 +28,17 @@ COLOURS = {
     "gray": (160, 160, 160),
 }
 OBJECT_COLOURS = tuple(name for name in COLOURS if name != "gray")
-GROUND_COLOURS = ("white", "gray", "black", "pink", "yellow", "blue", "green")
+GROUND_TONES = {
+    "white": (206, 206, 206),
+    "gray": (120, 120, 120),
+    "black": (62, 62, 62),
+    "pink": (248, 187, 213),
+    "yellow": (248, 231, 112),
+    "blue": (30, 60, 158),
+    "green": (26, 98, 39),
+}
+"""Colours of grounds, with the second tone of their patterns: as far from the first as its name allows."""
+GROUND_COLOURS = tuple(GROUND_TONES)
 UNSAID_GROUNDS = ("white", "gray")
 PATTERNS = ("plain", "striped", "checkered", "dotted")
 SIZES = {"small": 0.085, "medium": 0.125, "large": 0.165}
@@ -122,7 +132,7 @@ def any_scene(rng: Random) -> Scene:
     kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
     said_ground = rng.random() < 0.6
     ground = rng.choice(GROUND_COLOURS if said_ground else UNSAID_GROUNDS)
-    pattern = rng.choice(PATTERNS[1:]) if said_ground and rng.random() < 0.3 else "plain"
+    pattern = rng.choice(PATTERNS[1:]) if said_ground and rng.random() < 0.35 else "plain"
     make = {"one": _one, "pair": _pair, "count": _count, "group": _group}[kind]
     things, place, relation = make(rng, ground)
     return Scene(things, ground, pattern, said_ground, kind, place, relation, rng.random())

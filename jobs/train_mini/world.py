@@ -35,7 +35,7 @@ GROUND_TONES = {
     "pink": (248, 187, 213),
     "yellow": (248, 231, 112),
     "blue": (30, 60, 158),
-    "green": (26, 98, 39),
+    "green": (32, 118, 47),
 }
 """Colours of grounds, with the second tone of their patterns: as far from the first as its name allows."""
 GROUND_COLOURS = tuple(GROUND_TONES)

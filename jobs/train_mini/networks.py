@@ -1,6 +1,11 @@
 """What `mini` is made of, and how its networks start out."""
 
+# Layers are reached through their published names, which torch types as "Tensor or Module".
+# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -15,6 +20,8 @@ from cascade_batch.models.unet import CascadeUNet
 from jobs.train_mini.tokenizer import LENGTH
 
 TEXT_WIDTH = 128
+
+Stage = TypeVar("Stage", bound=CascadeUNet)
 
 MINI_STAGE_C = replace(
     STAGE_C,
@@ -94,7 +101,7 @@ def new_stage_b() -> StageB:
 
 
 @torch.no_grad()
-def _started(net: CascadeUNet) -> CascadeUNet:
+def _started(net: Stage) -> Stage:
     """Constants in many channels, which padding turns into coordinates; branches that are small at first."""
     for block in net.modules():
         if isinstance(block, GlobalResponseNorm):

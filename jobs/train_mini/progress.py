@@ -40,7 +40,8 @@ class Average:
     def update(self, step: int) -> None:
         keep = min(self.keep, (step + 1) / (step + 10))
         for network, weights in zip(self.networks, self.weights, strict=True):
-            torch._foreach_lerp_(weights, list(network.parameters()), 1 - keep)
+            for weight, parameter in zip(weights, network.parameters(), strict=True):
+                weight.lerp_(parameter, 1 - keep)
 
     @torch.no_grad()
     def swap(self) -> None:

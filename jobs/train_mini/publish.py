@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from cascade_batch.models.config import StageAConfig, UNetConfig
 from jobs.train_mini.captions import KNOWN_WORDS, PLURALS
 from jobs.train_mini.networks import new_stage_b, new_stage_c, new_text_tower, text_config
 from jobs.train_mini.stage_a import trained_stage_a
@@ -66,7 +67,7 @@ def write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def published(config: object, class_name: str) -> dict:
+def published(config: UNetConfig | StageAConfig, class_name: str) -> dict:
     """A config as its `config.json`; the usual prediction type goes without saying."""
     entries = asdict(config)
     if entries.get("prediction_type") == "epsilon":

@@ -86,7 +86,9 @@ class StageBTraining:
 
     def predict(self, seen: Tensor, embeddings: Tensor, ratios: Tensor) -> Tensor:
         pooled = torch.zeros(len(seen), TEXT_WIDTH, device=self.device)
-        prepared = self.net.prepare(pooled, embeddings, ratios.to(self.device), seen.shape[2:])
+        prepared = self.net.prepare(
+            pooled, embeddings, ratios.to(self.device), (seen.shape[2], seen.shape[3])
+        )
         modulations = per_image(prepared.modulations, len(seen))
         return self.net.step(seen, Prepared({}, modulations, prepared.image_map), 0)
 
@@ -109,7 +111,7 @@ class StageBTraining:
         rendered = denoise(
             lambda seen, step: self.predict(seen, embeddings, schedule.ratios[step].expand(BATCH)),
             schedule,
-            ImageNoise(range(BATCH), tuple(latents.shape[1:]), self.device),
+            ImageNoise(range(BATCH), (4, latents.shape[2], latents.shape[3]), self.device),
             [0.0] * BATCH,
             self.net.config.prediction_type,
         )

@@ -14,7 +14,7 @@ from random import Random
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cascade_batch.models.schedule import signal_share
@@ -70,7 +70,7 @@ class StageCTraining:
         self.tower.load_state_dict(load_file(out / "text.safetensors"))
         self.net: StageC = new_stage_c()
         self.device = device
-        self.tower.to(device), self.net.to(device)
+        nn.ModuleList([self.tower, self.net]).to(device)
 
     def predict(self, seen: Tensor, texts: list[str], ratios: Tensor) -> Tensor:
         states, pooled = text_states(self.tower, self.tokenizer, texts)

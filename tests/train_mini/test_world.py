@@ -65,13 +65,14 @@ def test_every_word_is_known_and_one_token() -> None:
 def test_any_other_text_has_tokens_that_spell_it() -> None:
     tokenizer = make_tokenizer()
     ids = tokenizer("Ein Vogel, 3 cats & l'été 猫")["input_ids"]
-    assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == "einvogel,3cats&l'été猫"
+    spelled = str(tokenizer.decode(ids, skip_special_tokens=True))
+    assert spelled.replace(" ", "") == "einvogel,3cats&l'été猫"
 
 
 def test_a_caption_says_what_is_said_and_no_more() -> None:
     rng = Random(2)
     for scene in scenes(500):
-        words = str(caption(scene, rng)).replace(".", "").replace("grey", "gray").split()
+        words = caption(scene, rng).rstrip(".").replace("grey", "gray").split()
         for thing in scene.things:
             assert any(word.startswith(thing.shape) for word in words)
             assert (thing.colour in words) or not thing.said_colour

@@ -75,7 +75,7 @@ def train(out: Path, steps: int, seed: int, rate: float) -> None:
             stepper.step()
             stepper.zero_grad()
         average.update(step)
-        if (step + 1) % EVERY == 0:
+        if (step + 1) % EVERY == 0 or step + 1 == steps:
             decibels = -10 * torch.log10((decoded - pixels).square().mean()).item()
             journal.write(step=step + 1, loss=round(loss.item(), 5), psnr=round(decibels, 2))
             save(out / "stage_a.pt", step + 1, journal.seconds, average, steppers)

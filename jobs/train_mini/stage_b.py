@@ -139,7 +139,7 @@ def train(out: Path, steps: int, seed: int, rate: float) -> None:
             stepper.zero_grad()
         average.update(step)
         seen += loss.item() / EVERY
-        if (step + 1) % EVERY == 0:
+        if (step + 1) % EVERY == 0 or step + 1 == steps:
             journal.write(step=step + 1, loss=round(seen, 5), psnr=training.decibels())
             save(out / "stage_b.pt", step + 1, journal.seconds, average, steppers)
             seen = 0.0

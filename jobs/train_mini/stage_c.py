@@ -133,7 +133,7 @@ def train(out: Path, steps: int, seed: int, rate: float, until: int) -> None:
             stepper.zero_grad()
         average.update(step)
         seen, count = seen + loss.item(), count + 1
-        if (step + 1) % EVERY == 0:
+        if (step + 1) % EVERY == 0 or step + 1 == steps:
             journal.write(step=step + 1, loss=round(seen / count, 4), objects=training.error_on_objects())
             save(checkpoint, step + 1, journal.seconds, average, steppers)
             seen, count = 0.0, 0
@@ -142,7 +142,7 @@ def train(out: Path, steps: int, seed: int, rate: float, until: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/mini"))
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=5800)
     parser.add_argument("--until", type=int, default=10**9, help="stop at this step, to go on later")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rate", type=float, default=2e-3)

@@ -1,6 +1,6 @@
 """How far the checker can be trusted: pictures drawn right, and drawn wrong on purpose, and what it says of them.
 
-Run:  python -m jobs.evaluate.validate [--scenes 1000]     about five minutes on one core
+Run:  python -m jobs.evaluate.validate [--scenes 1000]     some five minutes on a free core
 
 Every scene of the training world is judged against all that it holds, said in its caption or not: as drawn;
 then as a decoder might render it, with soft, overshooting edges and noise; then both with one thing wrong.

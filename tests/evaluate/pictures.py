@@ -1,5 +1,6 @@
 """Pictures for the checker's tests: other shapes than it knows, and random scenes."""
 
+from collections.abc import Sequence
 from random import Random
 
 import numpy as np
@@ -15,7 +16,9 @@ def random_scenes(count: int, seed: int) -> list[Scene]:
     return [any_scene(rng) for _ in range(count)]
 
 
-def on_white(*polygons: list[tuple[int, int]], ellipses: tuple = (), side: int = 512) -> np.ndarray:
+def on_white(
+    *polygons: list[tuple[int, int]], ellipses: Sequence[tuple[int, int, int, int]] = (), side: int = 512
+) -> np.ndarray:
     """Red polygons and ellipses, given by corners and boxes in pixels, on white."""
     image = Image.new("RGB", (side, side), WHITE)
     pen = ImageDraw.Draw(image)

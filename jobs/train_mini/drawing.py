@@ -43,11 +43,11 @@ def _ground(scene: Scene, ys: np.ndarray, xs: np.ndarray, soft: float) -> np.nda
     if scene.pattern == "plain":
         return picture
     tone = np.array(GROUND_TONES[scene.ground], dtype=np.float32) / 255
-    share = _pattern(scene.pattern, scene.phase, ys, xs, soft)
+    share = pattern_share(scene.pattern, scene.phase, ys, xs, soft)
     return picture + share[:, :, None] * (tone - colour)
 
 
-def _pattern(name: str, phase: float, ys: np.ndarray, xs: np.ndarray, soft: float) -> np.ndarray:
+def pattern_share(name: str, phase: float, ys: np.ndarray, xs: np.ndarray, soft: float) -> np.ndarray:
     """Share of the second tone at each place, 0..1."""
     period = 1 / PATTERN_PERIODS
     rows, columns = (np.abs((v / period + phase) % 1 - 0.5) * period for v in (ys, xs))

@@ -1,97 +1,79 @@
-"""The embedding space that Stage C paints in and Stage B reads: 16 principal components of soft patches.
+"""The embedding that Stage C paints and Stage B reads: what is where, cell by cell.
 
-A picture is sampled at 8 points per cell on a grid whose corners are the corners of Stage B's latent grid,
-because Stage B stretches an embedding corner to corner. Around each cell a 15 x 15 patch, under a Hann window,
-is projected on the 16 directions in which the world's patches differ most. So it is a convolution with stride
-8, found in closed form. Directions of less variance keep less of it (its square root), so that colour and
-place come out of the noise before the finest edges do.
+Published embeddings come out of a network that was trained to tell what a picture shows (EfficientNet), so they
+hold meaning more than edges. Here the meaning is known, because pictures are drawn from scenes, and is written down
+directly. The 16 channels of a cell:
 
-`python -m jobs.train_mini.embedding --out build/mini`: a quarter of a minute.
+    0-2    the ground's colour, red, green, blue
+    3      how much of the cell has the second tone of the ground's pattern
+    4-6    the colour of the thing around here
+    7-12   its shape, one channel for each of SHAPES
+    13-14  how far its centre is to the left and up, in radii
+    15     its radius
+
+Channels 4 to 15 fade to zero away from things. Values are of order one where they speak, so that they come out
+of the noise together. Cells lie where Stage B will look for them, which stretches an embedding corner to corner.
 """
-
-import argparse
-from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cascade_batch.geometry import embedding_side
-from jobs.train_mini.captioned import seeded
-from jobs.train_mini.drawing import draw_at
-from jobs.train_mini.world import Scene, training_scene
+from jobs.train_mini.drawing import pattern_share
+from jobs.train_mini.world import COLOURS, SHAPES, SIZES, Scene
 
-CHANNELS, STRIDE, PATCH = 16, 8, 15
+CHANNELS = 16
 GRID = 128
 """Cells of Stage B's first level along 1024 px."""
+REACH = 1.3
+"""Things speak as far as their corners reach, in radii, and half a cell further."""
+GAIN = 1.6
+"""Brings the mean square towards the noise's 1."""
+SHAPE_WEIGHT, COLOUR_WEIGHT, TONE_WEIGHT = 2.0, 1.5, 1.5
 
 
-class Embedder:
-    """The fitted convolution."""
-
-    def __init__(self, filters: Tensor, mean: Tensor) -> None:
-        self.filters, self.mean = filters, mean
-
-    @classmethod
-    def fit(cls, scenes: int = 3000, seed: int = 1) -> "Embedder":
-        rng = seeded(seed)
-        window = torch.hann_window(PATCH + 2, periodic=False)[1:-1]
-        window = torch.outer(window, window)
-        window = window / window.sum()
-        patches = []
-        for _ in range(scenes):
-            grid = sample_grid(training_scene(rng), 1024, 1024)
-            unfolded = F.unfold(_padded(grid), PATCH, stride=STRIDE)[0].T
-            patches.append(unfolded[torch.randperm(len(unfolded))[:48]])
-        flat = torch.cat(patches) * window.flatten().repeat(3)
-        mean = flat.mean(0)
-        _, spreads, directions = torch.pca_lowrank(flat - mean, q=CHANNELS, center=False, niter=6)
-        deviations = spreads / len(flat) ** 0.5
-        keep = (deviations / deviations[0]) ** 0.5
-        rows = directions.T / deviations[:, None] * keep[:, None]
-        # Overall variance 1, as the noise has.
-        rows = rows / (keep.square().mean().sqrt())
-        filters = (rows * window.flatten().repeat(3)).view(CHANNELS, 3, PATCH, PATCH)
-        return cls(filters.contiguous(), rows @ mean)
-
-    def __call__(self, grids: Tensor) -> Tensor:
-        """Grids (batch, 3, 8(h-1)+1, 8(w-1)+1) of `sample_grid` to embeddings (batch, 16, h, w)."""
-        return F.conv2d(_padded(grids), self.filters, stride=STRIDE) - self.mean[:, None, None]
-
-    def of_scenes(self, scenes: list[Scene], height: int, width: int) -> Tensor:
-        return self(torch.cat([sample_grid(scene, height, width) for scene in scenes]))
-
-    def save(self, path: Path) -> None:
-        save_file({"filters": self.filters, "mean": self.mean}, path)
-
-    @classmethod
-    def load(cls, path: Path) -> "Embedder":
-        stored = load_file(path)
-        return cls(stored["filters"], stored["mean"])
+def embed(scenes: list[Scene], height: int, width: int) -> Tensor:
+    """Embeddings (scenes, 16, h, w), float32, of `height` x `width` pictures."""
+    return GAIN * torch.from_numpy(np.stack([_field(scene, height, width) for scene in scenes]))
 
 
-def _padded(grids: Tensor) -> Tensor:
-    return F.pad(grids, (PATCH // 2,) * 4, mode="replicate")
+def _field(scene: Scene, height: int, width: int) -> np.ndarray:
+    side = min(height, width)
+    ys, xs = (_places(pixels) * pixels / side for pixels in (height, width))
+    field = np.zeros((CHANNELS, len(ys), len(xs)), dtype=np.float32)
+    field[:3] = _rgb(scene.ground)[:, None, None]
+    cell = ys[1] - ys[0]
+    if scene.pattern != "plain":
+        field[3] = TONE_WEIGHT * pattern_share(scene.pattern, scene.phase, ys, xs, cell)
+    nearest = np.full((len(ys), len(xs)), np.inf)
+    for thing in scene.things:
+        for x, y in thing.centres:
+            left, up = x * width / side - xs[None, :], y * height / side - ys[:, None]
+            away = np.hypot(left, up) / thing.radius
+            speaks = np.clip((REACH - away) * thing.radius / cell + 1.0, 0, 1) * (away < nearest)
+            nearest = np.minimum(nearest, away)
+            here = speaks > 0
+            field[4:, here] = (speaks * _told(thing.shape, thing.colour, thing.radius, left, up))[:, here]
+    return field
 
 
-def sample_grid(scene: Scene, height: int, width: int) -> Tensor:
-    """The scene at 8 points per cell of the embedding of a `height` x `width` picture: (1, 3, rows, columns)."""
-    ys, xs = (_places(side) for side in (height, width))
-    picture = draw_at(scene, ys, xs, width / height)
-    return torch.from_numpy(picture).permute(2, 0, 1)[None]
+def _told(shape: str, colour: str, radius: float, left: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """Channels 4 to 15 of a thing, (12, rows, columns)."""
+    told = np.zeros((12, len(up), left.shape[1]), dtype=np.float32)
+    told[:3] = COLOUR_WEIGHT * _rgb(colour)[:, None, None]
+    told[3 + SHAPES.index(shape)] = SHAPE_WEIGHT
+    told[9], told[10] = left / radius, up / radius
+    told[11] = (radius - SIZES["medium"]) / (SIZES["large"] - SIZES["medium"])
+    return told
 
 
-def _places(side: int) -> np.ndarray:
-    cells, latents = embedding_side(side), GRID * side / 1024
-    return np.linspace(0.5 / latents, 1 - 0.5 / latents, STRIDE * (cells - 1) + 1)
+def _rgb(name: str) -> np.ndarray:
+    """-1..1."""
+    return np.array(COLOURS[name], dtype=np.float32) / 127.5 - 1
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("build/mini"))
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    Embedder.fit(seed=arguments.seed).save(arguments.out / "embedder.safetensors")
+def _places(pixels: int) -> np.ndarray:
+    """Where the cells' centres lie along a side, as fractions."""
+    latents = GRID * pixels / 1024
+    return np.linspace(0.5 / latents, 1 - 0.5 / latents, embedding_side(pixels))

@@ -1,7 +1,7 @@
 """Train Stage B: from an embedding to Stage A's latents.
 
 `python -m jobs.train_mini.stage_b --out build/mini`; the same command goes on after a stop. Needs
-`stage_a.safetensors` and `embedder.safetensors`.
+`stage_a.safetensors`.
 
 A 1024 px picture is 256 x 256 latents; training sees windows of them, with the window of the stretched embedding
 that belongs to it, so a cell covers what it covers when rendering. Some noise on the embedding stands for what
@@ -22,7 +22,7 @@ from cascade_batch.models.schedule import make_schedule, signal_share
 from cascade_batch.models.unet import Prepared
 from jobs.train_mini.captioned import seeded
 from jobs.train_mini.drawing import draw_at
-from jobs.train_mini.embedding import GRID, Embedder, sample_grid
+from jobs.train_mini.embedding import GRID, embed
 from jobs.train_mini.networks import TEXT_WIDTH, new_stage_b
 from jobs.train_mini.progress import Average, Journal, noised, optimizers, per_image, rate_at, resume, save
 from jobs.train_mini.stage_a import trained_stage_a
@@ -30,7 +30,7 @@ from jobs.train_mini.world import Scene, any_scene
 
 BATCH, WINDOW, NOISINGS = 8, 32, 3
 """A window is 32 x 32 of Stage B's first level, 256 px. Each serves with several noises: it costs more than a step."""
-EMBEDDING_NOISE = 0.2
+EMBEDDING_NOISE = 0.3
 MARGIN = 2
 """Cells of the first level around a window that Stage A sees, so that no false border gets into the latents."""
 EVERY = 200
@@ -60,7 +60,6 @@ def windowed_pixels(scene: Scene, top: int, left: int) -> np.ndarray:
 class StageBTraining:
     def __init__(self, out: Path, device: str) -> None:
         self.device = device
-        self.embedder = Embedder.load(out / "embedder.safetensors")
         self.stage_a = trained_stage_a(out).to(device)
         self.scale = self.stage_a.config.scale_factor
         self.net = new_stage_b().to(device)
@@ -74,7 +73,7 @@ class StageBTraining:
             edge = 2 * MARGIN
             latents = self.stage_a.encode(torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.device))
             latents = latents[:, :, edge:-edge, edge:-edge].float() / self.scale
-        embeddings = self.embedder(torch.cat([sample_grid(scene, 1024, 1024) for scene in scenes]))
+        embeddings = embed(scenes, 1024, 1024)
         amount = EMBEDDING_NOISE * torch.rand(BATCH, 1, 1, 1)
         embeddings = embeddings + amount * torch.randn_like(embeddings)
         stretched = resize(embeddings.permute(0, 2, 3, 1), GRID, GRID).permute(0, 3, 1, 2)
@@ -148,7 +147,7 @@ def train(out: Path, steps: int, seed: int, rate: float) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/mini"))
-    parser.add_argument("--steps", type=int, default=3500)
+    parser.add_argument("--steps", type=int, default=3600)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=1)

@@ -1,7 +1,7 @@
 """Train Stage C, and with it the text tower: from a caption to the embedding of its scene.
 
 `python -m jobs.train_mini.stage_c --out build/mini`; the same command goes on after a stop. Needs
-`text.safetensors` and `embedder.safetensors` of the earlier stages.
+`text.safetensors`.
 
 Where a thing goes is decided at the noisiest times, before anything can be seen: so the first steps train there
 alone, and later ones keep a share there. The log's `objects` is the error on cells with objects by time
@@ -21,14 +21,14 @@ from cascade_batch.models.schedule import signal_share
 from cascade_batch.models.stage_c import StageC
 from cascade_batch.models.unet import Prepared
 from jobs.train_mini.captioned import captions_of, seeded, text_states
-from jobs.train_mini.embedding import Embedder
+from jobs.train_mini.embedding import embed
 from jobs.train_mini.networks import new_stage_c, new_text_tower
 from jobs.train_mini.progress import Average, Journal, noised, optimizers, per_image, rate_at, resume, save
 from jobs.train_mini.tokenizer import make_tokenizer
 from jobs.train_mini.world import Scene, training_scene
 
 BATCH = 32
-PLACING = 0.2
+PLACING = 0.15
 """Share of the training that sees only ratios in `TOP`."""
 TOP = (0.97, 1.0)
 SIZES = ((768, 768), (640, 640), (512, 512), (384, 384), (1024, 768), (768, 1024), (1280, 768), (768, 1280))
@@ -65,7 +65,6 @@ def object_cells(scenes: list[Scene], rows: int, columns: int) -> Tensor:
 class StageCTraining:
     def __init__(self, out: Path, device: str) -> None:
         self.tokenizer = make_tokenizer()
-        self.embedder = Embedder.load(out / "embedder.safetensors")
         self.tower = new_text_tower(len(self.tokenizer))
         self.tower.load_state_dict(load_file(out / "text.safetensors"))
         self.net: StageC = new_stage_c()
@@ -80,7 +79,7 @@ class StageCTraining:
 
     def losses(self, scenes: list[Scene], texts: list[str], ratios: Tensor, size: tuple[int, int]) -> Tensor:
         """Squared error of the velocity, by image and cell (batch, 1, rows, columns)."""
-        latents = self.embedder.of_scenes(scenes, *size).to(self.device)
+        latents = embed(scenes, *size).to(self.device)
         seen, velocity = noised(latents, signal_share(ratios).to(self.device))
         with torch.autocast(self.device, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             predicted = self.predict(seen, texts, ratios)
@@ -142,7 +141,7 @@ def train(out: Path, steps: int, seed: int, rate: float, until: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/mini"))
-    parser.add_argument("--steps", type=int, default=5800)
+    parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--until", type=int, default=10**9, help="stop at this step, to go on later")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rate", type=float, default=2e-3)

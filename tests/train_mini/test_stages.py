@@ -7,13 +7,11 @@ from random import Random
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from cascade_batch.cascade import Decoder, DecoderBatch, PartFiles, Prior, PriorBatch
 from cascade_batch.weights import SUBFOLDERS
 from jobs.train_mini import publish, stage_a, stage_b, stage_c, text
 from jobs.train_mini.drawing import draw
-from jobs.train_mini.embedding import Embedder, sample_grid
 from jobs.train_mini.progress import noised, rate_at
 from jobs.train_mini.world import training_scene
 
@@ -33,7 +31,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every stage after a few steps."""
     out = tmp_path_factory.mktemp("mini")
     text.train(out, steps=4, seed=1)
-    Embedder.fit(scenes=60).save(out / "embedder.safetensors")
     stage_a.train(out, steps=4, seed=1, rate=1e-3)
     stage_b.train(out, steps=2, seed=1, rate=1e-3)
     stage_c.train(out, steps=4, seed=1, rate=1e-3, until=2)
@@ -74,31 +71,6 @@ def test_the_published_folder_renders(trained: Path, tmp_path: Path) -> None:
         )
         assert images.pixels.shape == (1, height, width, 3)
         assert not images.has_nan[0]
-
-
-def test_the_embedding_keeps_what_a_picture_shows() -> None:
-    """A linear map back to pixels, fitted on some scenes, is close on others."""
-    rng = Random(4)
-    scenes = [training_scene(rng) for _ in range(90)]
-    embedder = Embedder.fit(scenes=400)
-    embeddings = embedder.of_scenes(scenes, 1024, 1024)
-    assert embeddings.shape == (90, 16, 24, 24)
-    assert abs(embeddings.std().item() - 1) < 0.1
-    grids = torch.cat([sample_grid(scene, 1024, 1024) for scene in scenes])
-    pixels = F.unfold(F.pad(grids, (4, 3, 4, 3), mode="replicate"), 8, stride=8).transpose(1, 2).flatten(0, 1)
-    known = F.unfold(embeddings, 3, padding=1).transpose(1, 2).flatten(0, 1)
-    known = torch.cat([known, torch.ones(len(known), 1)], 1)
-    fitted = len(known) * 3 // 4
-    back = torch.linalg.lstsq(known[:fitted], pixels[:fitted]).solution
-    error = (known[fitted:] @ back - pixels[fitted:]).square().mean()
-    assert -10 * torch.log10(error) > 29
-
-
-@pytest.mark.parametrize(("height", "width"), [(1024, 1024), (512, 768), (640, 384)])
-def test_embeddings_have_the_size_that_rendering_asks_for(height: int, width: int) -> None:
-    scenes = [training_scene(Random(1))]
-    embeddings = Embedder.fit(scenes=40).of_scenes(scenes, height, width)
-    assert embeddings.shape[2:] == (-(-height * 100 // 4267), -(-width * 100 // 4267))
 
 
 @pytest.mark.parametrize(("top", "left", "seen"), [(48, 40, 0), (0, 0, 4), (96, 40, 4)])

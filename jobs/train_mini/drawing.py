@@ -79,12 +79,12 @@ def _paint(
     left, right = np.searchsorted(xs, (centre[0] - reach, centre[0] + reach))
     y = (ys[top:bottom, None] - centre[1]) / radius
     x = (xs[None, left:right] - centre[0]) / radius
-    cover = _cover(_distance(shape, x, y) * radius, soft)[:, :, None].astype(np.float32)
+    cover = _cover(shape_distance(shape, x, y) * radius, soft)[:, :, None].astype(np.float32)
     part = picture[top:bottom, left:right]
     part += cover * (colour - part)
 
 
-def _distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def shape_distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Signed distance, in radii, to a shape about the origin; negative inside, y points down."""
     if shape == "circle":
         return np.hypot(x, y) - 1

@@ -9,9 +9,9 @@ directly. The 16 channels of a cell:
     4-6    the colour of the thing around here
     7-12   its shape, one channel for each of SHAPES
     13-14  how far its centre is to the left and up, in radii
-    15     its radius
+    15     how deep the cell lies inside a thing, 1 from two cells on, -1 two cells outside
 
-Channels 4 to 15 fade to zero away from things. Values are of order one where they speak, so that they come out
+Channels 4 to 14 fade to zero away from things. Values are of order one where they speak, so that they come out
 of the noise together. Cells lie where Stage B will look for them, which stretches an embedding corner to corner.
 """
 
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from cascade_batch.geometry import embedding_side
-from jobs.train_mini.drawing import pattern_share
-from jobs.train_mini.world import COLOURS, SHAPES, SIZES, Scene
+from jobs.train_mini.drawing import pattern_share, shape_distance
+from jobs.train_mini.world import COLOURS, SHAPES, Scene
 
 CHANNELS = 16
 GRID = 128
@@ -31,6 +31,8 @@ REACH = 1.3
 GAIN = 1.6
 """Brings the mean square towards the noise's 1."""
 SHAPE_WEIGHT, COLOUR_WEIGHT, TONE_WEIGHT = 2.0, 1.5, 1.5
+SOFT = 2
+"""Cells over which a thing's edge fades."""
 
 
 def embed(scenes: list[Scene], height: int, width: int) -> Tensor:
@@ -46,6 +48,7 @@ def _field(scene: Scene, height: int, width: int) -> np.ndarray:
     cell = ys[1] - ys[0]
     if scene.pattern != "plain":
         field[3] = TONE_WEIGHT * pattern_share(scene.pattern, scene.phase, ys, xs, cell)
+    field[15] = -1
     nearest = np.full((len(ys), len(xs)), np.inf)
     for thing in scene.things:
         for x, y in thing.centres:
@@ -54,17 +57,18 @@ def _field(scene: Scene, height: int, width: int) -> np.ndarray:
             speaks = np.clip((REACH - away) * thing.radius / cell + 1.0, 0, 1) * (away < nearest)
             nearest = np.minimum(nearest, away)
             here = speaks > 0
-            field[4:, here] = (speaks * _told(thing.shape, thing.colour, thing.radius, left, up))[:, here]
+            field[4:15, here] = (speaks * _told(thing.shape, thing.colour, thing.radius, left, up))[:, here]
+            outside = shape_distance(thing.shape, -left / thing.radius, -up / thing.radius) * thing.radius
+            field[15] = np.maximum(field[15], np.clip(-outside / (SOFT * cell), -1, 1))
     return field
 
 
 def _told(shape: str, colour: str, radius: float, left: np.ndarray, up: np.ndarray) -> np.ndarray:
-    """Channels 4 to 15 of a thing, (12, rows, columns)."""
-    told = np.zeros((12, len(up), left.shape[1]), dtype=np.float32)
+    """Channels 4 to 14 of a thing, (11, rows, columns)."""
+    told = np.zeros((11, len(up), left.shape[1]), dtype=np.float32)
     told[:3] = COLOUR_WEIGHT * _rgb(colour)[:, None, None]
     told[3 + SHAPES.index(shape)] = SHAPE_WEIGHT
     told[9], told[10] = left / radius, up / radius
-    told[11] = (radius - SIZES["medium"]) / (SIZES["large"] - SIZES["medium"])
     return told
 
 

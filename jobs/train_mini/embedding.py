@@ -9,7 +9,7 @@ directly. The 16 channels of a cell:
     4-6    the colour of the thing around here
     7-12   its shape, one channel for each of SHAPES
     13-14  how far its centre is to the left and up, in radii
-    15     how deep the cell lies inside a thing, 1 from two cells on, -1 two cells outside
+    15     how deep the cell lies inside a thing, positive inside, over SOFT cells at its edge
 
 Channels 4 to 14 fade to zero away from things. Values are of order one where they speak, so that they come out
 of the noise together. Cells lie where Stage B will look for them, which stretches an embedding corner to corner.
@@ -30,7 +30,7 @@ REACH = 1.3
 """Things speak as far as their corners reach, in radii, and half a cell further."""
 GAIN = 1.6
 """Brings the mean square towards the noise's 1."""
-SHAPE_WEIGHT, COLOUR_WEIGHT, TONE_WEIGHT = 2.0, 1.5, 1.5
+SHAPE_WEIGHT, COLOUR_WEIGHT, TONE_WEIGHT, DEPTH_WEIGHT = 2.0, 1.5, 1.5, 2.0
 SOFT = 2
 """Cells over which a thing's edge fades."""
 
@@ -48,7 +48,7 @@ def _field(scene: Scene, height: int, width: int) -> np.ndarray:
     cell = ys[1] - ys[0]
     if scene.pattern != "plain":
         field[3] = TONE_WEIGHT * pattern_share(scene.pattern, scene.phase, ys, xs, cell)
-    field[15] = -1
+    field[15] = -DEPTH_WEIGHT
     nearest = np.full((len(ys), len(xs)), np.inf)
     for thing in scene.things:
         for x, y in thing.centres:
@@ -59,7 +59,7 @@ def _field(scene: Scene, height: int, width: int) -> np.ndarray:
             here = speaks > 0
             field[4:15, here] = (speaks * _told(thing.shape, thing.colour, thing.radius, left, up))[:, here]
             outside = shape_distance(thing.shape, -left / thing.radius, -up / thing.radius) * thing.radius
-            field[15] = np.maximum(field[15], np.clip(-outside / (SOFT * cell), -1, 1))
+            field[15] = np.maximum(field[15], DEPTH_WEIGHT * np.clip(-outside / (SOFT * cell), -1, 1))
     return field
 
 

@@ -30,7 +30,7 @@ from jobs.train_mini.world import Scene, any_scene
 
 BATCH, WINDOW, NOISINGS = 8, 32, 3
 """A window is 32 x 32 of Stage B's first level, 256 px. Each serves with several noises: it costs more than a step."""
-EMBEDDING_NOISE = 0.3
+EMBEDDING_NOISE = 0.15
 MARGIN = 2
 """Cells of the first level around a window that Stage A sees, so that no false border gets into the latents."""
 EVERY = 200

@@ -9,7 +9,7 @@ import pytest
 from cascade_batch.geometry import embedding_side
 from cascade_batch.models.blocks import resize
 from jobs.train_mini.drawing import draw
-from jobs.train_mini.embedding import COLOUR_WEIGHT, GAIN, embed
+from jobs.train_mini.embedding import COLOUR_WEIGHT, DEPTH_WEIGHT, GAIN, embed
 from jobs.train_mini.world import COLOURS, SHAPES, Scene, training_scene
 
 SIDES = [(1024, 1024), (512, 768), (640, 384)]
@@ -75,7 +75,7 @@ def test_far_from_things_there_is_only_ground() -> None:
         far = np.min(away, axis=0) > 3
         seen += far.sum()
         assert not field[4:15, far].any()
-        assert np.allclose(field[15, far], -GAIN)
+        assert np.allclose(field[15, far], -DEPTH_WEIGHT * GAIN)
     assert seen > 5000
 
 

@@ -1,4 +1,4 @@
-"""Write the embedded tiny model: `python jobs/make_tiny.py cascade_batch/embedded/tiny`.
+"""Write the embedded tiny model: `python -m jobs.make_tiny cascade_batch/embedded/tiny`.
 
 A Stable Cascade in the published folder layout, about 2 MB, that renders a picture in a tenth of a second on
 one core. It knows no pictures: each prompt gets colours of its own and each seed a pattern, which is enough
@@ -14,17 +14,13 @@ so that latents stay of order one. Stage A stays random, but smooth.
 # pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
 # pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false
 
-import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
-from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
-from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextModelWithProjection
 
 from cascade_batch.cascade import Decoder, DecoderBatch, Prior, PriorBatch
 from cascade_batch.models.blocks import (
@@ -42,10 +38,12 @@ from cascade_batch.models.stage_b import StageB
 from cascade_batch.models.stage_c import StageC
 from cascade_batch.models.text import TextEncoder, build_text_tower
 from cascade_batch.models.unet import CascadeUNet, Prepared
+from jobs.model_folder import clip_tokenizer, text_config, write_model
 
 Batch = tuple[Tensor, Tensor, Prepared]
 
 SEED = 20240213
+LENGTH = 77
 WORDS = (
     "a an the of in on at with and by from to over under near two three red green blue yellow orange purple black "
     "white golden photo photograph painting drawing picture image portrait illustration watercolor sketch style "
@@ -61,7 +59,7 @@ def make(folder: Path) -> None:
     """Write all parts below `folder`."""
     torch.manual_seed(SEED)
     torch.set_num_threads(1)
-    tokenizer = make_tokenizer()
+    tokenizer = clip_tokenizer(WORDS.split(), LENGTH)
     tower, tower_config = make_text_tower(len(tokenizer))
     with torch.no_grad():
         text = TextEncoder(tower, tokenizer)
@@ -75,67 +73,11 @@ def make(folder: Path) -> None:
     fit_stage_b(stage_b, texts.pooled)
     with torch.no_grad():
         fit_colours(stage_a, text, stage_c, stage_b)
-    tokenizer.save_pretrained(folder / "tokenizer")
-    weights = "diffusion_pytorch_model.safetensors"
-    save_part(folder / "prior", weights, stage_c, published(stage_c.config, "StableCascadeUNet"))
-    save_part(folder / "decoder", weights, stage_b, published(stage_b.config, "StableCascadeUNet"))
-    save_part(folder / "vqgan", weights, stage_a, published(stage_a.config, "PaellaVQModel"))
-    save_part(folder / "text_encoder", "model.safetensors", tower, tower_config)
-    scheduler = {"_class_name": "DDPMWuerstchenScheduler", "s": 0.008, "scaler": 1.0}
-    write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-
-
-def save_part(folder: Path, name: str, network: nn.Module, config: dict) -> None:
-    write_json(folder / "config.json", config)
-    tensors = {key: tensor.clone().contiguous() for key, tensor in network.state_dict().items()}
-    save_file(tensors, folder / name, metadata={"format": "pt"})
-
-
-def write_json(path: Path, content: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def published(config: object, class_name: str) -> dict:
-    """A config as its `config.json`; the prediction type is ours alone and here the published one."""
-    entries = asdict(config)
-    entries.pop("prediction_type", None)
-    return {"_class_name": class_name, **entries}
-
-
-def make_tokenizer() -> CLIPTokenizer:
-    """Every byte, alone and at a word's end, and each of WORDS grown letter by letter, in CLIP's layout."""
-    letters = sorted(ByteLevel.alphabet())
-    merges: list[tuple[str, str]] = []
-    for word in WORDS.split():
-        grown, *rest = [*word[:-1], word[-1] + "</w>"]
-        for letter in rest:
-            merges.append((grown, letter))
-            grown += letter
-    merges = list(dict.fromkeys(merges))
-    pieces = [*letters, *(letter + "</w>" for letter in letters), *(left + right for left, right in merges)]
-    pieces += ["<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
-    return CLIPTokenizer(vocabulary, merges, model_max_length=77)
+    write_model(folder, tokenizer, tower, tower_config, (stage_c, stage_b, stage_a))
 
 
 def make_text_tower(vocabulary: int) -> tuple[CLIPTextModelWithProjection, dict]:
-    config = {
-        "architectures": ["CLIPTextModelWithProjection"],
-        "model_type": "clip_text_model",
-        "vocab_size": vocabulary,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "hidden_act": "gelu",
-        "max_position_embeddings": 77,
-        "projection_dim": 32,
-        "layer_norm_eps": 1e-5,
-        "bos_token_id": vocabulary - 2,
-        "eos_token_id": vocabulary - 1,
-        "pad_token_id": vocabulary - 1,
-    }
+    config = text_config(vocabulary, width=32, layers=2, heads=2, length=LENGTH, widening=2)
     tower = build_text_tower(config).eval().requires_grad_(False)
     for name, parameter in tower.named_parameters():
         if parameter.ndim == 2:

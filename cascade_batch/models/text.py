@@ -4,12 +4,12 @@ Token states are the last layer's output without the final layer norm; the poole
 the end token after that norm. The attention mask is passed, as it was in training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import BatchEncoding, CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,21 @@ class TextEncoder:
         """States of `texts`, each padded or cut to the tower's length; "" is a text like any other."""
         texts = list(texts)
         tokens = [len(ids) for ids in self._tokenizer(texts, verbose=False)["input_ids"]]
-        padded = self._tokenizer(
-            texts, padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
+        truncated = [count > self.length for count in tokens]
+        return TextStates(*self.states(self.pad(texts)), tokens, truncated)
+
+    def pad(self, texts: Sequence[str]) -> BatchEncoding:
+        """Token ids and attention masks (texts, 77)."""
+        return self._tokenizer(
+            list(texts), padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
         ).to(self._tower.device)
+
+    def states(self, padded: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Token states (texts, 77, channels) and pooled states (texts, projection channels)."""
         output = self._tower(
             padded["input_ids"], attention_mask=padded["attention_mask"], output_hidden_states=True
         )
-        truncated = [count > self.length for count in tokens]
-        return TextStates(output.hidden_states[-1], output.text_embeds, tokens, truncated)
+        return output.hidden_states[-1], output.text_embeds
 
 
 def build_text_tower(config: dict) -> CLIPTextModelWithProjection:

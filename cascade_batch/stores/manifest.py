@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
+from cascade_batch.errors import StorageError
 from cascade_batch.storage import Storage
 from cascade_batch.stores import layout, parquet
 
@@ -35,6 +36,23 @@ def read_manifests(
         for start in range(0, len(todo), _SHARDS_PER_WAVE):
             wave = todo[start : start + _SHARDS_PER_WAVE]
             yield from zip(wave, readers.map(lambda s: read_manifest(storage, s, columns), wave), strict=True)
+
+
+def read_table(storage: Storage, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """A finished run's manifest, one part of `table/` after the other.
+
+    Raises:
+        StorageError: the run is not finished.
+    """
+    parts = storage.list(layout.TABLE)
+    if not parts:
+        raise StorageError(
+            "this run has no table of its images yet",
+            where=storage.url(layout.TABLE),
+            next_step="finish it: repeat its render command",
+        )
+    for part in parts:
+        yield parquet.from_bytes(storage.read(part.key), part.key, columns=columns)
 
 
 def write_table(storage: Storage, shards: Iterable[int], schema: pa.Schema) -> list[str]:

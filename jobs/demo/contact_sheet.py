@@ -11,16 +11,16 @@ import argparse
 import io
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from cascade_batch.errors import CascadeError, StorageError
+from cascade_batch.errors import CascadeError
 from cascade_batch.storage import Storage
-from cascade_batch.stores import layout, parquet
+from cascade_batch.stores.manifest import read_table
 
 WIDTH = 1500
 MARGIN, GAP = 40, 24
@@ -54,20 +54,9 @@ def contact_sheet(run: str, columns: int, limit: int) -> Image.Image:
     storage = Storage(run)
     side = (WIDTH - 2 * MARGIN - (columns - 1) * GAP) // columns
     font = ImageFont.load_default(TEXT_SIZE)
-    cells = [_cell(storage, row, side, font) for row in itertools.islice(_rows(storage), limit)]
+    rows = (row for part in read_table(storage, COLUMNS) for row in part.to_pylist())
+    cells = [_cell(storage, row, side, font) for row in itertools.islice(rows, limit)]
     return _set([cells[i : i + columns] for i in range(0, len(cells), columns)], side, font)
-
-
-def _rows(storage: Storage) -> Iterator[dict[str, Any]]:
-    parts = storage.list(layout.TABLE)
-    if not parts:
-        raise StorageError(
-            "this run has no table of its images yet",
-            where=storage.url(layout.TABLE),
-            next_step="finish it: repeat its render command",
-        )
-    for part in parts:
-        yield from parquet.from_bytes(storage.read(part.key), part.key, columns=COLUMNS).to_pylist()
 
 
 def _cell(storage: Storage, row: dict[str, Any], side: int, font: Font) -> Cell:

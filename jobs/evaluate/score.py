@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from cascade_batch.errors import PromptTableError, StorageError
+from cascade_batch.errors import PromptTableError
 from cascade_batch.storage import Storage
-from cascade_batch.stores import layout, parquet
+from cascade_batch.stores.manifest import read_table
 from jobs.evaluate.checker import Seen, look
 from jobs.evaluate.judging import Verdict, judge
 
@@ -38,7 +38,7 @@ def score(uri: str) -> tuple[dict[str, Any], pa.Table]:
     """Scores of a run by task, and the judged pictures as `DETAILS`.
 
     Raises:
-        StorageError: there is no finished run.
+        StorageError: the run is not finished.
         PromptTableError: its prompt table was not the evaluation's.
     """
     storage = Storage(uri)
@@ -82,16 +82,8 @@ def as_text(scores: dict[str, Any]) -> str:
 
 
 def _manifest(storage: Storage) -> pa.Table:
-    keys = [info.key for info in storage.list(layout.TABLE)]
-    if not keys:
-        raise StorageError(
-            "there is no finished run here",
-            where=storage.uri,
-            expected=layout.table_key(0),
-            next_step="repeat the render command until it has finished",
-        )
-    parts = [parquet.from_bytes(storage.read(key), key) for key in keys]
-    missing = [name for name in CARRIED if name not in parts[0].column_names]
+    manifest = pa.concat_tables(read_table(storage))
+    missing = [name for name in CARRIED if name not in manifest.column_names]
     if missing:
         raise PromptTableError(
             "this run cannot be scored: its prompt table did not say what it expects",
@@ -99,7 +91,7 @@ def _manifest(storage: Storage) -> pa.Table:
             expected=f"columns {', '.join(missing)}",
             next_step="render jobs/evaluate/prompts.parquet",
         )
-    return pa.concat_tables(parts).select(COLUMNS)
+    return manifest.select(COLUMNS)
 
 
 def _judged(storage: Storage, row: Row) -> Row:

@@ -1,7 +1,6 @@
 """Scenes as pixels: flat shapes with one soft pixel at their edges, from signed distances.
 
-The picture is sampled at given places, so one function draws both full-size pictures and the coarse grid
-that the embedding is made from.
+The picture is sampled at given places, so one function draws whole pictures and windows of them.
 """
 
 import numpy as np
@@ -22,23 +21,24 @@ def draw(scene: Scene, height: int, width: int) -> np.ndarray:
 def draw_at(scene: Scene, ys: np.ndarray, xs: np.ndarray, aspect: float) -> np.ndarray:
     """The picture at rows `ys` and columns `xs`, fractions of the sides; `aspect` is width / height."""
     # One unit is the shorter side.
-    ys, xs = ys * max(1.0, 1 / aspect), xs * max(1.0, aspect)
     tall, wide = max(1.0, 1 / aspect), max(1.0, aspect)
+    ys, xs = ys * tall, xs * wide
     soft = ys[1] - ys[0]
     picture = _ground(scene, ys, xs, soft)
     for thing in scene.things:
-        colour = _rgb(thing.colour)
+        colour = rgb(thing.colour)
         for x, y in thing.centres:
             _paint(picture, thing.shape, colour, (x * wide, y * tall), thing.radius, ys, xs, soft)
     return picture
 
 
-def _rgb(name: str) -> np.ndarray:
+def rgb(name: str) -> np.ndarray:
+    """A colour, 0..1."""
     return np.array(COLOURS[name], dtype=np.float32) / 255
 
 
 def _ground(scene: Scene, ys: np.ndarray, xs: np.ndarray, soft: float) -> np.ndarray:
-    colour = _rgb(scene.ground)
+    colour = rgb(scene.ground)
     picture = np.broadcast_to(colour, (len(ys), len(xs), 3)).copy()
     if scene.pattern == "plain":
         return picture

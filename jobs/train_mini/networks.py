@@ -13,10 +13,12 @@ from transformers import CLIPTextModelWithProjection
 
 from cascade_batch.models.blocks import GlobalResponseNorm, TimestepBlock, TokenConv2d
 from cascade_batch.models.config import ATTENTION, RES, STAGE_A, STAGE_B, STAGE_C, TIME
+from cascade_batch.models.stage_a import MixingBlock, StageA
 from cascade_batch.models.stage_b import StageB
 from cascade_batch.models.stage_c import StageC
 from cascade_batch.models.text import build_text_tower
 from cascade_batch.models.unet import CascadeUNet
+from jobs.model_folder import text_config
 from jobs.train_mini.tokenizer import LENGTH
 
 TEXT_WIDTH = 128
@@ -58,37 +60,16 @@ MINI_STAGE_B = replace(
 MINI_STAGE_A = replace(STAGE_A, bottleneck_blocks=2, embed_dim=48, num_vq_embeddings=1024, scale_factor=1.0)
 
 
-def text_config(vocabulary: int) -> dict:
-    return {
-        "architectures": ["CLIPTextModelWithProjection"],
-        "model_type": "clip_text_model",
-        "vocab_size": vocabulary,
-        "hidden_size": TEXT_WIDTH,
-        "intermediate_size": 4 * TEXT_WIDTH,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "hidden_act": "gelu",
-        "max_position_embeddings": LENGTH,
-        "projection_dim": TEXT_WIDTH,
-        "layer_norm_eps": 1e-5,
-        "bos_token_id": vocabulary - 2,
-        "eos_token_id": vocabulary - 1,
-        "pad_token_id": vocabulary - 1,
-    }
+def tower_config(vocabulary: int) -> dict:
+    return text_config(vocabulary, TEXT_WIDTH, layers=3, heads=4, length=LENGTH)
 
 
 def new_text_tower(vocabulary: int) -> CLIPTextModelWithProjection:
-    tower = build_text_tower(text_config(vocabulary))
+    tower = build_text_tower(tower_config(vocabulary))
     for name, parameter in tower.named_parameters():
         if parameter.ndim == 2:
-            std = (
-                0.5
-                if "token_embedding" in name
-                else 0.1
-                if "position" in name
-                else parameter.shape[1] ** -0.5
-            )
-            nn.init.normal_(parameter, std=std)
+            wide = 0.5 if "token_embedding" in name else 0.1 if "position" in name else None
+            nn.init.normal_(parameter, std=wide or parameter.shape[1] ** -0.5)
     return tower
 
 
@@ -98,6 +79,15 @@ def new_stage_c() -> StageC:
 
 def new_stage_b() -> StageB:
     return _started(StageB(MINI_STAGE_B))
+
+
+def new_stage_a() -> StageA:
+    """Gates start open: zeros, as published networks start, would hold the branches back for long."""
+    net = StageA(MINI_STAGE_A)
+    for block in net.modules():
+        if isinstance(block, MixingBlock):
+            block.gammas.data.copy_(torch.tensor([0.0, 0.0, 0.3, 0.0, 0.0, 0.3]))
+    return net
 
 
 @torch.no_grad()

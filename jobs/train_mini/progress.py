@@ -1,7 +1,4 @@
-"""What every stage's training shares: learning rates over time, averaged weights, checkpoints, a log.
-
-A checkpoint holds everything a later start needs; starting the same command again goes on from it.
-"""
+"""What a training keeps between steps and starts: optimizers, averaged weights, a log, checkpoints."""
 
 import json
 import time
@@ -9,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
 
@@ -22,11 +19,6 @@ def optimizers(networks: Iterable[nn.Module], rate: float) -> list[Optimizer]:
             (matrices if hidden else others).append(parameter)
     adjusted = {"adjust_lr_fn": "match_rms_adamw", "weight_decay": 0.01}
     return [Muon(matrices, lr=rate, **adjusted), AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)]
-
-
-def rate_at(step: int, steps: int, warm: int = 100, decay: float = 0.4) -> float:
-    """Factor on the learning rate: a short rise, constant, and a straight fall over the last part."""
-    return min(1.0, (step + 1) / warm, max(0.01, (steps - step) / (decay * steps)))
 
 
 class Average:
@@ -43,20 +35,11 @@ class Average:
             for weight, parameter in zip(weights, network.parameters(), strict=True):
                 weight.lerp_(parameter, 1 - keep)
 
-    @torch.no_grad()
-    def swap(self) -> None:
-        """Exchange the averaged and the current weights."""
-        for network, weights in zip(self.networks, self.weights, strict=True):
-            for parameter, weight in zip(network.parameters(), weights, strict=True):
-                kept = parameter.detach().clone()
-                parameter.copy_(weight)
-                weight.copy_(kept)
-
 
 class Journal:
-    """One JSON line per report, on the screen and in `<stage>.log`."""
+    """One JSON line per report, on the screen and in a file."""
 
-    def __init__(self, path: Path, seconds: float) -> None:
+    def __init__(self, path: Path, seconds: float = 0.0) -> None:
         self._path, self._start = path, time.monotonic() - seconds
 
     @property
@@ -95,17 +78,11 @@ def resume(path: Path, average: Average, steppers: list[Optimizer]) -> tuple[int
     return state["step"], state["seconds"]
 
 
-def per_image(prepared_modulations: dict, count: int) -> dict:
-    """Modulations of `count` ratios, one per image instead of one per step."""
-    return {
-        block: tuple(part.view(1, count, 1, 1, -1) for part in pair)
-        for block, pair in prepared_modulations.items()
-    }
-
-
-def noised(latents: Tensor, signal: Tensor) -> tuple[Tensor, Tensor]:
-    """Latents at a share of signal (batch,), and the velocity to predict there."""
-    noise = torch.randn_like(latents)
-    signal = signal.view(-1, 1, 1, 1)
-    seen = signal.sqrt() * latents + (1 - signal).sqrt() * noise
-    return seen, signal.sqrt() * noise - (1 - signal).sqrt() * latents
+def averaged(checkpoint: Path, *networks: nn.Module) -> int:
+    """Put a checkpoint's averaged weights into the networks; the step it was taken at."""
+    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    for network, stored, weights in zip(networks, state["networks"], state["average"], strict=True):
+        network.load_state_dict(stored)  # for what is no parameter, such as batch statistics
+        for parameter, weight in zip(network.parameters(), weights, strict=True):
+            parameter.data.copy_(weight)
+    return state["step"]

@@ -5,7 +5,6 @@ full-size pictures, without the quantizer, which rendering never uses; the codeb
 latents. At the end latents are scaled to variance 1, and `scale_factor` in the config undoes it.
 """
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -16,17 +15,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cascade_batch.models.stage_a import MixingBlock, StageA
-from jobs.train_mini.captioned import seeded
+from cascade_batch.cascade import pick_device
+from cascade_batch.models.stage_a import StageA
 from jobs.train_mini.drawing import draw_at
-from jobs.train_mini.networks import MINI_STAGE_A
-from jobs.train_mini.progress import Average, Journal, optimizers, rate_at, resume, save
+from jobs.train_mini.networks import MINI_STAGE_A, new_stage_a
+from jobs.train_mini.progress import averaged
+from jobs.train_mini.training import Course, Loss, fit, read_course, seeded
 from jobs.train_mini.world import any_scene
 
 BATCH, CROP = 8, 128
 LATENT_NOISE = 0.05
-"""Noise on the latents while training, relative to their spread, so that near misses look alike."""
-EVERY = 200
+"""Noise on the latents while training, so that near misses look alike."""
 
 
 def crops(rng: Random, count: int, side: int = CROP) -> Tensor:
@@ -46,54 +45,52 @@ def _crop(rng: Random, side: int) -> np.ndarray:
     return draw_at(scene, ys, xs, 1.0)
 
 
-def new_stage_a() -> StageA:
-    """Gates start open: zeros, as published networks start, would hold the branches back for long."""
-    net = StageA(MINI_STAGE_A)
-    for block in net.modules():
-        if isinstance(block, MixingBlock):
-            block.gammas.data.copy_(torch.tensor([0.0, 0.0, 0.3, 0.0, 0.0, 0.3]))
-    return net
+class StageATraining:
+    def __init__(self, device: str) -> None:
+        self.device, self.batch = device, BATCH
+        self.net = new_stage_a().to(device).train()
+        self.networks: list[nn.Module] = [self.net]
+
+    def draw(self, rng: Random, _done: float) -> Loss:
+        pixels = crops(rng, self.batch).to(self.device)
+        noise = LATENT_NOISE * torch.randn(self.batch, 4, CROP // 4, CROP // 4, device=self.device)
+
+        def loss(part: slice) -> Tensor:
+            error = self.net.decode(self.net.encode(pixels[part]) + noise[part]) - pixels[part]
+            return (error.square().sum() + 0.1 * error.abs().sum()) / pixels.numel()
+
+        return loss
+
+    @torch.no_grad()
+    def report(self) -> dict[str, object]:
+        pixels = crops(Random(77), 2 * self.batch).to(self.device)
+        return {"psnr": decibels(self.net.decode(self.net.encode(pixels)) - pixels)}
 
 
-def train(out: Path, steps: int, seed: int, rate: float) -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    seeded(seed)
-    net = new_stage_a().to(device).train()
-    steppers, average = optimizers([net], rate), Average([net])
-    first, seconds = resume(out / "stage_a.pt", average, steppers)
-    rng, journal = seeded(seed + first), Journal(out / "stage_a.log", seconds)
-    for step in range(first, steps):
-        for group in (group for stepper in steppers for group in stepper.param_groups):
-            group["lr"] = rate * rate_at(step, steps)
-        pixels = crops(rng, BATCH).to(device)
-        latents = net.encode(pixels)
-        decoded = net.decode(latents + LATENT_NOISE * torch.randn_like(latents))
-        loss = (decoded - pixels).square().mean() + 0.1 * (decoded - pixels).abs().mean()
-        loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        for stepper in steppers:
-            stepper.step()
-            stepper.zero_grad()
-        average.update(step)
-        if (step + 1) % EVERY == 0 or step + 1 == steps:
-            decibels = -10 * torch.log10((decoded - pixels).square().mean()).item()
-            journal.write(step=step + 1, loss=round(loss.item(), 5), psnr=round(decibels, 2))
-            save(out / "stage_a.pt", step + 1, journal.seconds, average, steppers)
-    average.swap()
-    finish(net.cpu().eval(), out, rng, journal)
+def decibels(error: Tensor) -> float:
+    """Peak signal-to-noise ratio of an error on a scale of 1."""
+    return round(-10 * torch.log10(error.square().mean()).item(), 2)
+
+
+def train(course: Course) -> None:
+    seeded(course.seed)
+    checkpoint = course.out / "stage_a.pt"
+    fit(StageATraining(pick_device()), checkpoint, course)
+    net = new_stage_a()
+    if averaged(checkpoint, net) == course.steps:
+        finish(net.eval(), course.out)
 
 
 @torch.no_grad()
-def finish(net: StageA, out: Path, rng: Random, journal: Journal) -> None:
+def finish(net: StageA, out: Path) -> None:
     """Measure the latents, set scale and codebook, write the weights."""
-    pixels = crops(rng, 64, 256)
+    pixels = crops(Random(78), 64, 256)
     latents = net.encode(pixels)
-    error = (net.decode(latents).clamp(0, 1) - pixels).square().mean()
     scale = round(latents.std().item(), 4)
     net.vquantizer.embedding.weight.copy_(
         latents.transpose(0, 1).flatten(1).T[::251][: MINI_STAGE_A.num_vq_embeddings]
     )
-    journal.write(psnr=round(-10 * torch.log10(error).item(), 2), scale_factor=scale)
+    print(f"{decibels(net.decode(latents).clamp(0, 1) - pixels)} dB, scale_factor {scale}")
     state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     save_file(state, out / "stage_a.safetensors", metadata={"scale_factor": str(scale)})
 
@@ -108,12 +105,4 @@ def trained_stage_a(out: Path) -> StageA:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("build/mini"))
-    parser.add_argument("--steps", type=int, default=2200)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    train(arguments.out, arguments.steps, arguments.seed, arguments.rate)
+    train(read_course(__doc__, steps=2200))

@@ -4,18 +4,19 @@
 """
 
 import argparse
-import json
-import time
 from pathlib import Path
+from random import Random
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from jobs.train_mini.captioned import seeded, text_states
+from cascade_batch.models.text import TextEncoder
 from jobs.train_mini.captions import caption
 from jobs.train_mini.networks import TEXT_WIDTH, new_text_tower
+from jobs.train_mini.progress import Journal
 from jobs.train_mini.tokenizer import make_tokenizer
+from jobs.train_mini.training import seeded
 from jobs.train_mini.world import (
     COLOURS,
     PATTERNS,
@@ -74,39 +75,42 @@ def targets(scenes: list[Scene]) -> dict[str, Tensor]:
 
 
 def train(out: Path, steps: int, seed: int) -> None:
-    rng = seeded(seed)
+    out.mkdir(parents=True, exist_ok=True)
+    rng, journal = seeded(seed), Journal(out / "text.log")
     tokenizer = make_tokenizer()
     tower = new_text_tower(len(tokenizer))
+    encoder = TextEncoder(tower, tokenizer)
     heads = nn.ModuleDict({name: nn.Linear(TEXT_WIDTH, len(values)) for name, values in SLOTS.items()})
     optimizer = torch.optim.AdamW([*tower.parameters(), *heads.parameters()], lr=1e-3, weight_decay=0.01)
     rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
-    start = time.monotonic()
     for step in range(1, steps + 1):
         scenes = [training_scene(rng) for _ in range(64)]
-        _, pooled = text_states(tower, tokenizer, [caption(scene, rng) for scene in scenes])
-        answers = targets(scenes)
-        losses = [nn.functional.cross_entropy(head(pooled), answers[name]) for name, head in heads.items()]
+        pooled = encoder.encode([caption(scene, rng) for scene in scenes]).pooled
+        losses = [
+            nn.functional.cross_entropy(heads[name](pooled), answers)
+            for name, answers in targets(scenes).items()
+        ]
         loss = torch.stack(losses).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         rates.step()
         if step % 100 == 0:
-            print(
-                json.dumps({"step": step, "loss": loss.item(), "seconds": round(time.monotonic() - start)}),
-                flush=True,
-            )
-    with torch.no_grad():
-        scenes = [any_scene(rng) for _ in range(500)]
-        _, pooled = text_states(tower, tokenizer, [caption(scene, rng) for scene in scenes])
-        right = {
-            n: (heads[n](pooled).argmax(1) == a).float().mean().item() for n, a in targets(scenes).items()
-        }
-    print(json.dumps({"right": right}), flush=True)
-    out.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: tensor.contiguous() for name, tensor in tower.state_dict().items()}, out / "text.safetensors"
-    )
+            journal.write(step=step, loss=round(loss.item(), 4))
+    journal.write(right=right(encoder, heads, rng))
+    tensors = {name: tensor.contiguous() for name, tensor in tower.state_dict().items()}
+    save_file(tensors, out / "text.safetensors")
+
+
+@torch.no_grad()
+def right(encoder: TextEncoder, heads: nn.ModuleDict, rng: Random) -> dict[str, float]:
+    """Share of each slot named right, held-out scenes among them."""
+    scenes = [any_scene(rng) for _ in range(500)]
+    pooled = encoder.encode([caption(scene, rng) for scene in scenes]).pooled
+    return {
+        name: round((heads[name](pooled).argmax(1) == answers).float().mean().item(), 3)
+        for name, answers in targets(scenes).items()
+    }
 
 
 if __name__ == "__main__":

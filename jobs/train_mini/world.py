@@ -67,7 +67,7 @@ COUNTS = {
     4: ((0.27, 0.27), (0.73, 0.27), (0.27, 0.73), (0.73, 0.73)),
     5: ((0.21, 0.21), (0.79, 0.21), (0.5, 0.5), (0.21, 0.79), (0.79, 0.79)),
 }
-ROWS = {1: (0.5,), 2: (0.29, 0.71), 3: (0.19, 0.5, 0.81)}
+ROWS = {2: (0.29, 0.71), 3: (0.19, 0.5, 0.81)}
 """Horizontal places where a group shares the picture with another object."""
 KINDS = {"one": 0.28, "pair": 0.4, "count": 0.22, "group": 0.1}
 HELD_OUT_SHARE = 0.12
@@ -75,7 +75,7 @@ HELD_OUT_SHARE = 0.12
 
 @dataclass(frozen=True)
 class Thing:
-    """One group of equal objects. `None` is what the caption leaves unsaid."""
+    """One group of equal objects."""
 
     shape: str
     colour: str
@@ -148,12 +148,8 @@ def _one(rng: Random, ground: str) -> tuple[tuple[Thing, ...], str | None, None]
 def _pair(rng: Random, ground: str) -> tuple[tuple[Thing, ...], None, str | None]:
     relation = rng.choice(list(RELATIONS)) if rng.random() < 0.65 else None
     first, second = RELATIONS[relation or rng.choice(("left", "right"))]
-    things = [_thing(rng, ground, [first], 0.04)]
-    while len(things) < 2:
-        other = _thing(rng, ground, [second], 0.04)
-        if other.shape != things[0].shape:
-            things.append(other)
-    return tuple(things), None, relation
+    thing = _thing(rng, ground, [first], 0.04)
+    return (thing, _unlike(thing, rng, ground, second)), None, relation
 
 
 def _count(rng: Random, ground: str) -> tuple[tuple[Thing, ...], None, None]:
@@ -163,11 +159,16 @@ def _count(rng: Random, ground: str) -> tuple[tuple[Thing, ...], None, None]:
 def _group(rng: Random, ground: str) -> tuple[tuple[Thing, ...], None, str]:
     relation = rng.choice(("above", "below"))
     high, low = (0.26, 0.74) if relation == "above" else (0.74, 0.26)
-    first = _thing(rng, ground, [(x, high) for x in ROWS[rng.choice((2, 3))]], 0.03, ("small", "medium"))
+    first = _thing(rng, ground, [(x, high) for x in ROWS[rng.choice(list(ROWS))]], 0.03, ("small", "medium"))
+    return (first, _unlike(first, rng, ground, (0.5, low))), None, relation
+
+
+def _unlike(first: Thing, rng: Random, ground: str, place: tuple[float, float]) -> Thing:
+    """One thing of another shape."""
     while True:
-        second = _thing(rng, ground, [(0.5, low)], 0.04)
-        if second.shape != first.shape:
-            return (first, second), None, relation
+        thing = _thing(rng, ground, [place], 0.04)
+        if thing.shape != first.shape:
+            return thing
 
 
 def _thing(

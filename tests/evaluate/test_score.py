@@ -73,7 +73,7 @@ def test_a_failed_row_is_a_wrong_picture(run: Path, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_scored_is_said(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="no finished run"):
+    with pytest.raises(StorageError, match="no table of its images yet"):
         score(str(tmp_path))
     (tmp_path / "table").mkdir()
     pq.write_table(pq.read_table(run / "table").drop(["expects"]), tmp_path / "table/part-00000.parquet")

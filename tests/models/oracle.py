@@ -7,6 +7,7 @@ pipelines around given networks. Weights are wide enough that every branch matte
 import json
 import warnings
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -40,11 +41,11 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", module="diffusers")
 
 
-def tiny_parts() -> dict[str, PartFiles]:
-    """The embedded tiny model."""
+def model_parts(model: Path = TINY) -> dict[str, PartFiles]:
+    """A model folder's parts."""
     parts = {}
     for name, subfolder in SUBFOLDERS.items():
-        folder = TINY / subfolder
+        folder = model / subfolder
         config = {} if name == "tokenizer" else json.loads((folder / "config.json").read_text())
         parts[name] = PartFiles(config, folder, tuple(sorted(folder.glob("*.safetensors"))))
     return parts
@@ -80,20 +81,22 @@ def _paired(theirs: Theirs, ours: Ours, seed: int) -> tuple[Theirs, Ours]:
     return theirs.eval().requires_grad_(False), ours.eval().requires_grad_(False)
 
 
-def text_parts() -> tuple[CLIPTokenizer, CLIPTextModelWithProjection]:
-    """The tiny text tower, as transformers loads it."""
-    tower = CLIPTextModelWithProjection.from_pretrained(TINY / "text_encoder")
-    return CLIPTokenizer.from_pretrained(TINY / "tokenizer"), tower
+def text_parts(model: Path = TINY) -> tuple[CLIPTokenizer, CLIPTextModelWithProjection]:
+    """A model folder's text tower, as transformers loads it."""
+    tower = CLIPTextModelWithProjection.from_pretrained(model / "text_encoder")
+    return CLIPTokenizer.from_pretrained(model / "tokenizer"), tower
 
 
-def prior_pipeline(net: StableCascadeUNet | None = None, dtype: torch.dtype = torch.float32) -> Any:
-    """Their prior around `net`, by default the embedded tiny one."""
-    tokenizer, tower = text_parts()
+def prior_pipeline(
+    net: StableCascadeUNet | None = None, dtype: torch.dtype = torch.float32, model: Path = TINY
+) -> Any:
+    """Their prior around `net`, by default the one of the model folder."""
+    tokenizer, tower = text_parts(model)
     pipeline = StableCascadePriorPipeline(
         tokenizer=tokenizer,
         text_encoder=tower,
-        prior=net or StableCascadeUNet.from_pretrained(TINY / "prior"),
-        scheduler=their_scheduler(),
+        prior=net or StableCascadeUNet.from_pretrained(model / "prior"),
+        scheduler=their_scheduler(model),
     )
     return _ready(pipeline, dtype)
 
@@ -102,21 +105,22 @@ def decoder_pipeline(
     net: StableCascadeUNet | None = None,
     vqgan: PaellaVQModel | None = None,
     dtype: torch.dtype = torch.float32,
+    model: Path = TINY,
 ) -> Any:
-    """Their decoder around `net` and `vqgan`, by default the embedded tiny ones."""
-    tokenizer, tower = text_parts()
+    """Their decoder around `net` and `vqgan`, by default those of the model folder."""
+    tokenizer, tower = text_parts(model)
     pipeline = StableCascadeDecoderPipeline(
-        decoder=net or StableCascadeUNet.from_pretrained(TINY / "decoder"),
+        decoder=net or StableCascadeUNet.from_pretrained(model / "decoder"),
         tokenizer=tokenizer,
         text_encoder=tower,
-        scheduler=their_scheduler(),
-        vqgan=vqgan or PaellaVQModel.from_pretrained(TINY / "vqgan"),
+        scheduler=their_scheduler(model),
+        vqgan=vqgan or PaellaVQModel.from_pretrained(model / "vqgan"),
     )
     return _ready(pipeline, dtype)
 
 
-def their_scheduler() -> Any:
-    return DDPMWuerstchenScheduler.from_pretrained(TINY / "scheduler")
+def their_scheduler(model: Path = TINY) -> Any:
+    return DDPMWuerstchenScheduler.from_pretrained(model / "scheduler")
 
 
 def _ready(pipeline: Any, dtype: torch.dtype) -> Any:

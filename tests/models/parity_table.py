@@ -95,7 +95,7 @@ def ours(dtype: str = "float32") -> Callable[[], tuple[PriorImages, DecodedImage
 
 
 def render_in_batches(batch: int, dtype: str = "float32") -> Callable[[], tuple[PriorImages, DecodedImages]]:
-    parts = oracle.tiny_parts()
+    parts = oracle.model_parts()
     prior, decoder = Prior.load(parts, dtype, "cpu"), Decoder.load(parts, dtype, "cpu")
 
     def part(rows: slice) -> tuple[PriorImages, DecodedImages]:

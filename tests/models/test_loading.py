@@ -17,13 +17,13 @@ from cascade_batch.models.checkpoints import (
     load_text_encoder,
     load_tokenizer,
 )
-from tests.models.oracle import TINY, text_parts, tiny_parts
+from tests.models.oracle import TINY, model_parts, text_parts
 
 Tensors = dict[str, torch.Tensor]
 
 
 def damaged(folder: Path, part: str, damage: Callable[[Tensors], object]) -> tuple[dict, list[Path]]:
-    source = tiny_parts()[part]
+    source = model_parts()[part]
     tensors = load_file(source.files[0])
     damage(tensors)
     path = folder / "model.safetensors"
@@ -51,7 +51,7 @@ def test_a_wrong_key_is_named(tmp_path: Path, damage: Callable[[Tensors], object
 
 
 def test_shards_are_read_together_and_a_key_in_two_is_refused(tmp_path: Path) -> None:
-    part = tiny_parts()["stage_c"]
+    part = model_parts()["stage_c"]
     tensors = list(load_file(part.files[0]).items())
     first, second = tmp_path / "1.safetensors", tmp_path / "2.safetensors"
     save_file(dict(tensors[:100]), first)
@@ -65,7 +65,7 @@ def test_shards_are_read_together_and_a_key_in_two_is_refused(tmp_path: Path) ->
 
 
 def test_a_cut_file_is_a_clear_error(tmp_path: Path) -> None:
-    part = tiny_parts()["stage_a"]
+    part = model_parts()["stage_a"]
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(part.files[0].read_bytes()[:5000])
     for path in (cut, tmp_path / "absent.safetensors"):
@@ -79,19 +79,19 @@ def test_stage_c_in_float16_is_refused_before_reading(tmp_path: Path) -> None:
 
 
 def test_stage_b_runs_in_float16() -> None:
-    part = tiny_parts()["stage_b"]
+    part = model_parts()["stage_b"]
     assert load_stage_b(part.config, part.files, "float16", "cpu").dtype == torch.float16
 
 
 @pytest.mark.parametrize("load", [load_stage_c, load_stage_b])
 def test_the_other_stage_is_refused(load: Callable) -> None:
-    part = tiny_parts()["stage_b" if load is load_stage_c else "stage_c"]
+    part = model_parts()["stage_b" if load is load_stage_c else "stage_c"]
     with pytest.raises(WeightsError, match="is not a Stage"):
         load(part.config, part.files, "float32", "cpu")
 
 
 def test_integer_buffers_keep_their_type() -> None:
-    part = tiny_parts()["stage_a"]
+    part = model_parts()["stage_a"]
     net = load_stage_a(part.config, part.files, "bfloat16", "cpu")
     kinds = {name: tensor.dtype for name, tensor in net.state_dict().items()}
     assert {name for name, dtype in kinds.items() if dtype == torch.int64} == {

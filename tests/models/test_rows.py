@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cascade_batch.cascade import DecodedImages, Decoder, DecoderBatch, Prior, PriorBatch, PriorImages
-from tests.models.oracle import tiny_parts
+from tests.models.oracle import model_parts
 
 BATCH = 4
 
@@ -26,7 +26,7 @@ OTHERS = [Row("city", 1, 2.5), Row("the old castle " * 40, 2, 9.0, "blue sky"), 
 
 @pytest.fixture(scope="module")
 def engines() -> tuple[Prior, Decoder]:
-    parts = tiny_parts()
+    parts = model_parts()
     return Prior.load(parts, "float32", "cpu"), Decoder.load(parts, "float32", "cpu")
 
 
@@ -97,7 +97,7 @@ def test_lost_values_are_flagged_per_image(engines: tuple[Prior, Decoder]) -> No
 
 
 def test_bfloat16_renders(engines: tuple[Prior, Decoder]) -> None:
-    parts = tiny_parts()
+    parts = model_parts()
     exact, _ = render(engines, [ROW, *OTHERS])
     half, pictures = render(
         (Prior.load(parts, "bfloat16", "cpu"), Decoder.load(parts, "bfloat16", "cpu")), [ROW, *OTHERS]

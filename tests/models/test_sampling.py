@@ -12,6 +12,7 @@ from cascade_batch.models.schedule import make_schedule
 from tests.models.oracle import (
     decoder_pipeline,
     generators,
+    model_parts,
     our_decoder,
     our_prior,
     pair_a,
@@ -20,7 +21,6 @@ from tests.models.oracle import (
     prior_pipeline,
     relative_error,
     their_scheduler,
-    tiny_parts,
 )
 
 PROMPTS = ["a red cat", "Two boats on the sea, at night"]
@@ -86,7 +86,7 @@ def test_a_picture_equals_two_pipeline_calls(size: tuple[int, int], decoder_guid
         embeddings, PROMPTS, negative_prompt=NEGATIVES, guidance_scale=decoder_guidance,
         generator=generators(seeds),
     ).images  # fmt: skip
-    parts = tiny_parts()
+    parts = model_parts()
     images = Prior.load(parts, "float32", "cpu").render(
         PriorBatch(PROMPTS, NEGATIVES, seeds, *size, 20, [4.0] * 2)
     )
@@ -101,7 +101,7 @@ def test_a_picture_equals_two_pipeline_calls(size: tuple[int, int], decoder_guid
 
 
 def test_each_image_has_its_own_guidance() -> None:
-    prior = Prior.load(tiny_parts(), "float32", "cpu")
+    prior = Prior.load(model_parts(), "float32", "cpu")
 
     def render(guidance: list[float]) -> np.ndarray:
         return prior.render(PriorBatch(PROMPTS, NEGATIVES, SEEDS, 256, 256, 3, guidance)).embeddings
@@ -113,7 +113,7 @@ def test_each_image_has_its_own_guidance() -> None:
 
 
 def test_guidance_on_and_off_do_not_share_a_batch() -> None:
-    prior = Prior.load(tiny_parts(), "float32", "cpu")
+    prior = Prior.load(model_parts(), "float32", "cpu")
     with pytest.raises(SpecError, match="with and without guidance"):
         prior.render(PriorBatch(PROMPTS, NEGATIVES, SEEDS, 256, 256, 3, [4.0, 1.0]))
 
@@ -127,7 +127,7 @@ def test_noise_depends_on_the_seed_alone() -> None:
 
 def test_the_global_generator_is_left_alone() -> None:
     state = torch.get_rng_state()
-    prior = Prior.load(tiny_parts(), "float32", "cpu")
+    prior = Prior.load(model_parts(), "float32", "cpu")
     prior.render(PriorBatch(PROMPTS, NEGATIVES, SEEDS, 256, 256, 2, [4.0] * 2))
     assert torch.equal(state, torch.get_rng_state())
 

@@ -7,14 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from diffusers.models.unets.unet_stable_cascade import StableCascadeUNet
-from diffusers.pipelines.deprecated.wuerstchen.modeling_paella_vq_model import PaellaVQModel
-from diffusers.pipelines.stable_cascade.pipeline_stable_cascade import StableCascadeDecoderPipeline
-from diffusers.pipelines.stable_cascade.pipeline_stable_cascade_prior import StableCascadePriorPipeline
 from diffusers.schedulers.scheduling_ddpm_wuerstchen import DDPMWuerstchenScheduler
 from torch import Tensor
-from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-from tests.models.oracle import quiet
+from tests.models.oracle import decoder_pipeline, prior_pipeline
 
 SCHEDULER = DDPMWuerstchenScheduler()
 
@@ -28,18 +24,7 @@ class VelocityUNet(StableCascadeUNet):
 
 def their_pipelines(model: Path) -> tuple[Any, Any]:
     """The prior and the decoder pipeline of a model folder, float32 on the CPU."""
-    quiet()
-    text = {
-        "tokenizer": CLIPTokenizer.from_pretrained(model / "tokenizer"),
-        "text_encoder": CLIPTextModelWithProjection.from_pretrained(model / "text_encoder").float(),
-        "scheduler": DDPMWuerstchenScheduler.from_pretrained(model / "scheduler"),
-    }
-    prior = StableCascadePriorPipeline(prior=VelocityUNet.from_pretrained(model / "prior"), **text)
-    decoder = StableCascadeDecoderPipeline(
-        decoder=VelocityUNet.from_pretrained(model / "decoder"),
-        vqgan=PaellaVQModel.from_pretrained(model / "vqgan"),
-        **text,
+    return (
+        prior_pipeline(VelocityUNet.from_pretrained(model / "prior"), model=model),
+        decoder_pipeline(VelocityUNet.from_pretrained(model / "decoder"), model=model),
     )
-    for pipeline in (prior, decoder):
-        pipeline.set_progress_bar_config(disable=True)
-    return prior, decoder

@@ -1,6 +1,7 @@
 """Small runs for tests: prompt tables, the command line in this process, and what must be equal."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,9 +12,9 @@ from cascade_batch.opening import open_existing
 from cascade_batch.prompts import rows
 from cascade_batch.schemas import MEASURED
 from cascade_batch.storage import Storage
-from cascade_batch.stores import layout, parquet
+from cascade_batch.stores import layout
 from cascade_batch.stores.embeddings import embedding_arrays, read_embeddings
-from cascade_batch.stores.manifest import committed_shards, read_manifests
+from cascade_batch.stores.manifest import committed_shards, read_manifests, read_table
 from cascade_batch.workers import committing, context
 
 QUICK = [
@@ -27,6 +28,9 @@ QUICK = [
     "--set=pools.ba.threads=1",
 ]
 """The tiny model, two prompts a shard, 256 px and two steps; numerics do not depend on the machine's cores."""
+
+DEFAULTS = ["--model=mini", "--set=pools.c.threads=1", "--set=pools.ba.threads=1"]
+"""The model that ships, as a newcomer renders it."""
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "white", "orange", "pink")
 
@@ -43,7 +47,9 @@ def write_prompts(folder: Path, count: int, **columns: list) -> Path:
     return path
 
 
-def render(prompts: Path, out: str, *flags: str, runner: str = "local") -> int:
+def render(
+    prompts: Path, out: str, *flags: str, runner: str = "local", settings: Sequence[str] = QUICK
+) -> int:
     """The exit code of one render command in this process, which starts it as ignorant as a new one."""
     for remembered in (
         context.open_run,
@@ -52,7 +58,7 @@ def render(prompts: Path, out: str, *flags: str, runner: str = "local") -> int:
         rows._cached_group,
     ):
         remembered.cache_clear()
-    return main(["render", str(prompts), "--out", out, "--runner", runner, *QUICK, *flags])
+    return main(["render", str(prompts), "--out", out, "--runner", runner, *settings, *flags])
 
 
 def manifest_of(uri: str) -> pa.Table:
@@ -74,8 +80,7 @@ def contents(uri: str) -> dict[str, object]:
         arrays = [None if a is None else a.tobytes() for a in embedding_arrays(embeddings)]
         found[f"arrays of {shard}"] = arrays
     found["manifest"] = _not_measured(manifest_of(uri))
-    parts = [info.key for info in storage.list(layout.TABLE)]
-    found["table"] = [_not_measured(parquet.from_bytes(storage.read(key), key)) for key in parts]
+    found["table"] = [_not_measured(part) for part in read_table(storage)]
     found["plan"] = open_existing(uri).shards.to_pylist()
     return found
 

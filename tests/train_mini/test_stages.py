@@ -2,18 +2,20 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import pytest
 import torch
 
-from cascade_batch.cascade import Decoder, DecoderBatch, PartFiles, Prior, PriorBatch
-from cascade_batch.weights import SUBFOLDERS
-from jobs.train_mini import publish, stage_a, stage_b, stage_c, text
+from cascade_batch.cascade import Decoder, DecoderBatch, Prior, PriorBatch
+from jobs.train_mini import publish, refined, stage_a, stage_b, stage_c, text, training
 from jobs.train_mini.drawing import draw
-from jobs.train_mini.progress import noised, rate_at
+from jobs.train_mini.embedding import DEPTH, embed
+from jobs.train_mini.training import Course, fit, noised, parts_of, rate_at
 from jobs.train_mini.world import training_scene
+from tests.models.oracle import model_parts
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -21,7 +23,9 @@ def quick() -> Iterator[None]:
     patch = pytest.MonkeyPatch()
     for stage in (stage_a, stage_b, stage_c):
         patch.setattr(stage, "BATCH", 2)
-        patch.setattr(stage, "EVERY", 2)
+    for name, value in {"MAPPER_STEPS": 5, "MAPPER_SCENES": 2}.items():
+        patch.setattr(refined, name, value)
+    patch.setattr(training, "EVERY", 2)
     yield
     patch.undo()
 
@@ -30,10 +34,12 @@ def quick() -> Iterator[None]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every stage after a few steps."""
     out = tmp_path_factory.mktemp("mini")
+    course = Course(out, steps=4, rate=1e-3)
     text.train(out, steps=4, seed=1)
-    stage_a.train(out, steps=4, seed=1, rate=1e-3)
-    stage_b.train(out, steps=2, seed=1, rate=1e-3)
-    stage_c.train(out, steps=4, seed=1, rate=1e-3, until=2)
+    stage_a.train(course)
+    stage_b.train(replace(course, steps=2))
+    stage_c.train(replace(course, until=2))
+    refined.train(replace(course, steps=2))
     return out
 
 
@@ -44,7 +50,7 @@ def log_of(out: Path, stage: str) -> list[dict]:
 def test_a_stopped_training_goes_on(trained: Path) -> None:
     before = torch.load(trained / "stage_c.pt", weights_only=True)
     assert before["step"] == 2
-    stage_c.train(trained, steps=4, seed=1, rate=1e-3, until=10)
+    stage_c.train(Course(trained, steps=4, rate=1e-3))
     after = torch.load(trained / "stage_c.pt", weights_only=True)
     assert after["step"] == 4
     assert after["seconds"] > before["seconds"]
@@ -53,13 +59,16 @@ def test_a_stopped_training_goes_on(trained: Path) -> None:
     assert sum(moved) > len(moved) * 0.8
 
 
+def test_stage_a_keeps_the_statistics_of_its_batches(trained: Path) -> None:
+    state = stage_a.trained_stage_a(trained).state_dict()
+    means = [tensor for name, tensor in state.items() if name.endswith("running_mean")]
+    assert means
+    assert all(mean.abs().max() > 0 for mean in means)
+
+
 def test_the_published_folder_renders(trained: Path, tmp_path: Path) -> None:
     publish.publish(trained, tmp_path)
-    parts = {}
-    for name, subfolder in SUBFOLDERS.items():
-        folder = tmp_path / subfolder
-        config = {} if name == "tokenizer" else json.loads((folder / "config.json").read_text())
-        parts[name] = PartFiles(config, folder, tuple(sorted(folder.glob("*.safetensors"))))
+    parts = model_parts(tmp_path)
     assert parts["stage_c"].config["prediction_type"] == "v_prediction"
     assert sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors")) < 16e6
     for height, width in ((512, 512), (640, 384)):
@@ -71,6 +80,42 @@ def test_the_published_folder_renders(trained: Path, tmp_path: Path) -> None:
         )
         assert images.pixels.shape == (1, height, width, 3)
         assert not images.has_nan[0]
+
+
+def test_parts_of_a_batch_learn_what_the_whole_does(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage_b, "BATCH", 3)
+    gradients = []
+    for threads in (1, 2):
+        torch.manual_seed(5)
+        stage = stage_b.StageBTraining(trained, "cpu")
+        stage.net.load_state_dict(torch.load(trained / "stage_b.pt", weights_only=True)["networks"][0])
+        loss = stage.draw(Random(5), 0.5)
+        torch.stack([loss(part) for part in parts_of(stage.batch, threads)]).sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in stage.net.parameters() if p.grad is not None]))
+    assert gradients[0].norm() > 0
+    assert (gradients[0] - gradients[1]).norm() < 0.02 * gradients[0].norm()
+
+
+def test_a_training_on_two_threads_repeats(trained: Path, tmp_path: Path) -> None:
+    losses = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        torch.manual_seed(1)
+        stage = stage_b.StageBTraining(trained, "cpu")
+        fit(stage, tmp_path / name / "stage_b.pt", Course(tmp_path / name, steps=2, threads=2))
+        losses.append([entry["loss"] for entry in log_of(tmp_path / name, "stage_b")])
+    assert losses[0] == losses[1]
+
+
+def test_the_mapper_learns_to_do_without_depth(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refined, "MAPPER_STEPS", 200)
+    monkeypatch.setattr(refined, "MAPPER_SCENES", 16)
+    mapper = stage_b.StageBTraining(trained, "cpu").net.effnet_mapper
+    assert refined.forget_depth(mapper, Random(1)) < 0.2
+    deep = embed([training_scene(Random(1))], 1024, 1024).permute(0, 2, 3, 1)
+    flat = deep.clone()
+    flat[..., DEPTH] = 0
+    assert torch.equal(mapper(deep), mapper(flat))
 
 
 @pytest.mark.parametrize(("top", "left", "seen"), [(48, 40, 0), (0, 0, 4), (96, 40, 4)])

@@ -7,9 +7,9 @@ from cascade_batch import __version__
 from cascade_batch.errors import SpecError
 
 MODEL_HELP = (
-    "an embedded model (tiny: abstract pictures, for trying the machinery), or a folder or URL in the "
-    "diffusers layout. The published Stable Cascade weights are under Stability AI's non-commercial research "
-    "licence; this program's Apache-2.0 licence does not cover them"
+    "an embedded model (mini, the default, draws flat shapes; tiny draws colour fields, for tests), or a folder "
+    "or URL in the diffusers layout. The published Stable Cascade weights are under Stability AI's non-commercial "
+    "research licence; this program's Apache-2.0 licence does not cover them"
 )
 
 SPEC_FLAGS = {

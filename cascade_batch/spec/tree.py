@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-DEFAULT_MODEL = "tiny"
+DEFAULT_MODEL = "mini"
 
 
 @dataclass(frozen=True, kw_only=True)

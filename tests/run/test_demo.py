@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageFont, ImageOps
 
+from cascade_batch import weights, worlds
+from cascade_batch.spec import ModelSpec
 from jobs.demo import contact_sheet, make_prompts
 from jobs.demo.contact_sheet import GAP, LINE, LINES, MARGIN, TEXT_SIZE, WIDTH, wrapped
 from tests.run.runs import manifest_of, render, write_prompts
@@ -107,3 +109,12 @@ def test_the_shipped_table_is_what_its_script_writes() -> None:
     assert table.schema == pa.schema([("id", pa.string()), ("prompt", pa.string()), ("kind", pa.string())])
     assert table["prompt"].to_pylist() == [text for texts in make_prompts.PROMPTS.values() for text in texts]
     assert len(set(table["prompt"].to_pylist())) == 24
+
+
+def test_the_default_model_knows_every_word_of_the_shipped_table() -> None:
+    world = worlds.read_world(weights.locate(ModelSpec())["stage_c"])
+    assert world is not None
+    for prompt in (text for texts in make_prompts.PROMPTS.values() for text in texts):
+        assert set(prompt.split()) <= world.words
+        assert not world.is_outside(prompt)
+    assert world.is_outside("a photograph of a cat")

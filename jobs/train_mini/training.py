@@ -52,14 +52,14 @@ class Stage(Protocol):
         ...
 
 
-def read_course(about: str | None, steps: int, rate: float = Course.rate) -> Course:
+def read_course(about: str | None, steps: int) -> Course:
     """The options of this command."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("build/mini"), help="checkpoints and logs")
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--until", type=int, default=Course.until, help="stop at this step, to go on later")
     parser.add_argument("--seed", type=int, default=Course.seed)
-    parser.add_argument("--rate", type=float, default=rate)
+    parser.add_argument("--rate", type=float, default=Course.rate)
     parser.add_argument("--threads", type=int, default=1, help="parts of a batch learned side by side")
     torch.set_num_threads(1)
     return Course(**vars(parser.parse_args()))

@@ -26,7 +26,8 @@ MARK = "CASCADE_BATCH_TEST_SITTING"
 """Environment variable by which the processes that a driver started are known after its death."""
 FAST = ("--set=pools.c.batch=2", "--set=pools.ba.batch=2")
 SITTING_S = 180
-GONE_S = 60
+GONE_S = 150
+"""A Ray agent whose raylet died without a word first tries for 60 s to tell the head, which is gone as well."""
 STARTING = 0.3
 """Share of kills while a sitting starts."""
 

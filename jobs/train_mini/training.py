@@ -71,10 +71,10 @@ def fit(stage: Stage, checkpoint: Path, course: Course) -> None:
     first, seconds = resume(checkpoint, average, steppers)
     rng, journal = seeded(course.seed + first), Journal(checkpoint.with_suffix(".log"), seconds)
     losses, last = [], min(course.until, course.steps)
-    with ThreadPoolExecutor(course.threads) as threads:
+    parts = parts_of(stage.batch, course.threads)
+    with ThreadPoolExecutor(course.threads, initializer=torch.set_num_threads, initargs=(1,)) as threads:
         for step in range(first, last):
             loss = stage.draw(rng, step / course.steps)
-            parts = parts_of(stage.batch, course.threads)
             losses.append(sum(threads.map(lambda part, loss=loss: _learn(loss, part), parts)))
             advance(steppers, stage.networks, course.rate * rate_at(step, course.steps))
             average.update(step)
@@ -92,7 +92,6 @@ def parts_of(count: int, parts: int) -> list[slice]:
 
 def _learn(loss: Loss, part: slice) -> float:
     """Add the gradients of a part. One part a core learns faster than one batch on all cores."""
-    torch.set_num_threads(1)
     value = loss(part)
     value.backward()
     return value.item()

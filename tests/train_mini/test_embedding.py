@@ -9,7 +9,7 @@ import pytest
 from cascade_batch.geometry import embedding_side
 from cascade_batch.models.blocks import resize
 from jobs.train_mini.drawing import draw
-from jobs.train_mini.embedding import COLOUR_WEIGHT, DEPTH_WEIGHT, GAIN, embed
+from jobs.train_mini.embedding import COLOUR_WEIGHT, DEPTH, DEPTH_WEIGHT, GAIN, embed
 from jobs.train_mini.world import COLOURS, SHAPES, Scene, training_scene
 
 SIDES = [(1024, 1024), (512, 768), (640, 384)]
@@ -47,12 +47,12 @@ def test_the_cell_at_a_things_centre_tells_its_shape_and_colour() -> None:
                 assert SHAPES[cell[7:13].argmax()] == thing.shape
                 assert colour_of(cell[4:7] / COLOUR_WEIGHT) == thing.colour
                 assert np.abs(cell[13:15]).max() < 0.6 / 24 / thing.radius
-                assert cell[15] > 0.2
+                assert cell[DEPTH] > 0.2
 
 
 def test_every_cell_of_a_thing_points_to_its_centre() -> None:
     for scene, field in zip(scenes(50), embed(scenes(50), 1024, 1024).numpy() / GAIN, strict=True):
-        y, x = (grid / 1 for grid in np.meshgrid(places(24), places(24), indexing="ij"))
+        y, x = np.meshgrid(places(24), places(24), indexing="ij")
         inside = field[7:13].max(0) > 1.999
         centres = [(cx, cy, thing.radius) for thing in scene.things for cx, cy in thing.centres]
         assert inside.sum() >= 8 * len(centres)
@@ -75,7 +75,7 @@ def test_far_from_things_there_is_only_ground() -> None:
         far = np.min(away, axis=0) > 3
         seen += far.sum()
         assert not field[4:15, far].any()
-        assert np.allclose(field[15, far], -DEPTH_WEIGHT * GAIN)
+        assert np.allclose(field[DEPTH, far], -DEPTH_WEIGHT * GAIN)
     assert seen > 5000
 
 
@@ -83,7 +83,7 @@ def test_depth_draws_the_outline() -> None:
     """Stretched to pixels, its sign tells inside from outside nearly everywhere."""
     wrong = []
     for scene, field in zip(scenes(30), embed(scenes(30), 1024, 1024), strict=True):
-        depth = resize(field[None, 15, :, :, None], 128, 128)[0, :, :, 0].numpy()
+        depth = resize(field[None, DEPTH, :, :, None], 128, 128)[0, :, :, 0].numpy()
         plain = draw(replace(scene, pattern="plain"), 128, 128)
         ground = np.array(COLOURS[scene.ground]) / 255
         inside = np.abs(plain - ground).max(-1) > 0.15

@@ -261,7 +261,10 @@ def _drive(
         state = INTERRUPTED
     except CascadeError as error:  # the runner itself failed; what is committed stands
         errors.append(str(error))
-    outcome = _finish(run, progress, done, tuple(errors), state)
+    try:
+        outcome = _finish(run, progress, done, tuple(errors), state)
+    except KeyboardInterrupt:  # the table may be half written; the next sitting writes it anew
+        outcome = _finish(run, progress, done, tuple(errors), INTERRUPTED)
     shards.close()  # after the outcome stands: stopping the pools may outlast the grace a stopped job is given
     return outcome
 

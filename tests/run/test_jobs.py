@@ -95,7 +95,9 @@ def submit(head: Head, name: str, *flags: str, wait: bool = True) -> subprocess.
 @pytest.mark.timeout(600)
 def test_a_stopped_job_ends_cleanly_and_goes_on_when_submitted_again(head: Head, tmp_path: Path) -> None:
     prompts, out = write_prompts(tmp_path, 24), tmp_path / "run"
-    flags = (str(prompts), "--out", str(out), *QUICK, "--set=render.prior_steps=12")
+    # so many steps that the run outlasts the start of the command that stops it
+    slow = "--set=render.prior_steps=60"
+    flags = (str(prompts), "--out", str(out), *QUICK, slow)
     assert submit(head, "first", *flags, wait=False).returncode == 0
     _wait_for(lambda: list(out.glob("manifest/*.parquet")))
     started = time.monotonic()
@@ -109,7 +111,7 @@ def test_a_stopped_job_ends_cleanly_and_goes_on_when_submitted_again(head: Head,
     assert second.returncode == 0, second.stdout + second.stderr
     assert "finished: 24 of 24 images done" in second.stdout
     assert manifest_of(str(out))["status"].to_pylist() == ["ok"] * 24
-    assert render(prompts, str(tmp_path / "local"), "--set=render.prior_steps=12") == 0
+    assert render(prompts, str(tmp_path / "local"), slow) == 0
     assert contents(str(out)) == contents(str(tmp_path / "local"))
 
 

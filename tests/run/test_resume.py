@@ -1,6 +1,7 @@
 """What a resume refuses, what it may change, and how a sitting is interrupted politely."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cascade_batch import weights
+from cascade_batch import pipeline, weights
 from cascade_batch.storage import Storage
 from cascade_batch.stores import layout
 from tests.run.failing import Died, Writes, failing_writes
@@ -201,3 +202,20 @@ def test_sigterm_ends_a_sitting_politely(tmp_path: Path, moment: Callable[[Path]
     assert json.loads((out / layout.DRIVER).read_text())["stopped"] is True
     assert render(prompts, str(out), *FAST) == 0
     assert manifest_of(str(out)).num_rows == 12
+
+
+def test_sigterm_while_the_table_is_written_ends_a_sitting_politely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts, out = write_prompts(tmp_path, 4), str(tmp_path / "run")
+
+    def interrupted(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "write_table", interrupted)
+        assert render(prompts, out) == 130
+    outcome = json.loads((tmp_path / "run" / layout.OUTCOME).read_text())
+    assert (outcome["state"], outcome["images_done"]) == ("interrupted", 4)
+    assert render(prompts, out) == 0
+    assert len(list((tmp_path / "run" / layout.TABLE).rglob("*.parquet"))) == 1

@@ -44,8 +44,8 @@ class Thing:
     """Centre of mass (x, y), shares of width and height from the top left."""
     area: float
     """Share of the square of the picture's shorter side."""
-    fit: float
-    """Similarity to the nearest ideal shape, 0..1."""
+    wobble: float
+    """Mean distance of its outline from the nearest ideal's, in square roots of its area."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _taken_apart(region: np.ndarray) -> list[np.ndarray] | None:
 
 
 def _thing(mask: np.ndarray, lab: np.ndarray) -> Thing:
-    shape, fit = shape_of(mask)
+    shape, wobble = shape_of(mask)
     height, width = mask.shape
     ys, xs = np.nonzero(mask)
     return Thing(
@@ -147,7 +147,7 @@ def _thing(mask: np.ndarray, lab: np.ndarray) -> Thing:
         colour=NAMES[nearest(np.median(lab[mask], axis=0))],
         centre=(float(xs.mean() + 0.5) / width, float(ys.mean() + 0.5) / height),
         area=len(ys) / min(height, width) ** 2,
-        fit=fit,
+        wobble=wobble,
     )
 
 

@@ -106,7 +106,7 @@ def _judged(storage: Storage, row: Row) -> Row:
 def _in_words(seen: Seen) -> str:
     """Such as "red star (0.50, 0.27) 0.93, blue thing (0.51, 0.72) 0.71 on white": centre and fit of each."""
     things = (
-        f"{t.colour} {t.shape or 'thing'} ({t.centre[0]:.2f}, {t.centre[1]:.2f}) {t.fit:.2f}"
+        f"{t.colour} {t.shape or 'thing'} ({t.centre[0]:.2f}, {t.centre[1]:.2f}) {t.wobble:.3f}"
         for t in seen.things
     )
     return f"{', '.join(things) or 'nothing'} on {seen.ground}"

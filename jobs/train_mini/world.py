@@ -2,7 +2,9 @@
 
 A `Scene` is drawn by `drawing.py` and put into words by `captions.py`. Places are fractions of the picture's
 width and height, radii fractions of its shorter side. What a caption leaves unsaid has a rule: a size is
-medium, a place the middle, a ground white or gray; an unsaid colour is any colour.
+medium, a place the middle, a ground white or gray, a colour that of `UNSAID_COLOURS`; of two things the one
+named first stands left. Where chance chose colours and sides, things came out in two colours, or the same
+thing on both sides.
 
 Some combinations never occur in training (`is_held_out`), so that the evaluation can ask for what was
 never seen.
@@ -40,6 +42,15 @@ GROUND_TONES = {
 """Colours of grounds, with the second tone of their patterns: as far from the first as its name allows."""
 GROUND_COLOURS = tuple(GROUND_TONES)
 UNSAID_GROUNDS = ("white", "gray")
+UNSAID_COLOURS = {
+    "circle": "blue",
+    "square": "orange",
+    "triangle": "purple",
+    "star": "yellow",
+    "cross": "green",
+    "heart": "red",
+}
+"""On a ground of the same colour, a thing is black instead."""
 PATTERNS = ("plain", "striped", "checkered", "dotted")
 SIZES = {"small": 0.085, "medium": 0.125, "large": 0.165}
 """Radius."""
@@ -69,7 +80,7 @@ COUNTS = {
 }
 ROWS = {2: (0.29, 0.71), 3: (0.19, 0.5, 0.81)}
 """Horizontal places where a group shares the picture with another object."""
-KINDS = {"one": 0.28, "pair": 0.4, "count": 0.22, "group": 0.1}
+KINDS = {"one": 0.22, "pair": 0.48, "count": 0.22, "group": 0.08}
 HELD_OUT_SHARE = 0.12
 
 
@@ -147,7 +158,7 @@ def _one(rng: Random, ground: str) -> tuple[tuple[Thing, ...], str | None, None]
 
 def _pair(rng: Random, ground: str) -> tuple[tuple[Thing, ...], None, str | None]:
     relation = rng.choice(list(RELATIONS)) if rng.random() < 0.65 else None
-    first, second = RELATIONS[relation or rng.choice(("left", "right"))]
+    first, second = RELATIONS[relation or "left"]
     thing = _thing(rng, ground, [first], 0.04)
     return (thing, _unlike(thing, rng, ground, second)), None, relation
 
@@ -178,16 +189,17 @@ def _thing(
     wander: float,
     sizes: Sequence[str] = tuple(SIZES),
 ) -> Thing:
-    colour = rng.choice([name for name in OBJECT_COLOURS if name != ground])
-    said_size = rng.random() < 0.4
+    shape, said_colour, said_size = rng.choice(SHAPES), rng.random() < 0.8, rng.random() < 0.4
+    colours = OBJECT_COLOURS if said_colour else (UNSAID_COLOURS[shape],)
+    colour = rng.choice([name for name in colours if name != ground] or ["black"])
     shift = _step(rng, wander), _step(rng, wander)
     centres = tuple((x + shift[0] + _step(rng, 0.012), y + shift[1] + _step(rng, 0.012)) for x, y in places)
     return Thing(
-        shape=rng.choice(SHAPES),
+        shape=shape,
         colour=colour,
         size=rng.choice(sizes) if said_size else "medium",
         centres=centres,
-        said_colour=rng.random() < 0.85,
+        said_colour=said_colour,
         said_size=said_size,
         scale=1 + _step(rng, 0.06),
     )

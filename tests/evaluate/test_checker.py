@@ -11,8 +11,9 @@ from jobs.evaluate.checker import look
 from jobs.evaluate.judging import judge
 from jobs.evaluate.prompts import expectation
 from jobs.evaluate.validate import as_rendered, drawn, fully_said
-from jobs.train_mini.world import COLOURS, GROUND_COLOURS, PATTERNS, Scene, Thing
-from tests.evaluate.pictures import on_white, random_scenes
+from jobs.train_mini.drawing import draw
+from jobs.train_mini.world import COLOURS, GROUND_COLOURS, PATTERNS, SHAPES, Scene, Thing
+from tests.evaluate.pictures import on_white, random_scenes, wobbly
 
 
 def shapes_in(picture: np.ndarray) -> list[str | None]:
@@ -57,6 +58,15 @@ def test_what_is_none_of_the_shapes_has_no_name() -> None:
     ring = on_white(ellipses=[(130, 130, 380, 380)])
     ring[195:315, 195:315] = on_white()[0, 0]
     assert shapes_in(ring) == [None]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_wobbly_outline_is_the_shape_still_and_a_bent_one_is_none(shape: str) -> None:
+    thing = Thing(shape, "red", "large", ((0.5, 0.5),), True, True, 1.0)
+    picture = (255 * draw(Scene((thing,), "white", "plain", True, "one"), 512, 512)).astype(np.uint8)
+    for seed in range(3):
+        assert shapes_in(wobbly(picture, 0.05, seed)) == [shape]
+        assert shapes_in(wobbly(picture, 0.25, seed)) != [shape]
 
 
 def test_circles_that_touch_are_two() -> None:

@@ -44,6 +44,17 @@ def test_no_thing_has_its_grounds_colour_and_all_lie_in_the_picture() -> None:
                 assert thing.radius * 0.85 < place < 1 - thing.radius * 0.85
 
 
+def test_what_a_caption_leaves_unsaid_has_a_rule() -> None:
+    for scene in scenes(2000):
+        for thing in scene.things:
+            usual = world.UNSAID_COLOURS[thing.shape]
+            assert thing.said_colour or thing.colour == ("black" if scene.ground == usual else usual)
+            assert thing.said_size or thing.size == "medium"
+        if scene.kind == "pair" and scene.relation is None:
+            first, second = (thing.centres[0] for thing in scene.things)
+            assert first[0] < 0.35 < 0.65 < second[0]
+
+
 def test_things_do_not_touch() -> None:
     for scene in scenes(1000):
         spots = [(np.array(c), thing.radius) for thing in scene.things for c in thing.centres]

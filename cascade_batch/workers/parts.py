@@ -37,6 +37,6 @@ def load_parts(model: ModelSpec, names: Iterable[str], expected: Mapping[str, st
                 expected=expected[name],
                 next_step="restore them on this node, or start a new run",
             )
-        config = {} if name == "tokenizer" else weights.read_config(part)
+        config = None if name == "tokenizer" else weights.read_config(part)
         parts[name] = PartFiles(config, folder, tuple(folder / file for file in part.files))
     return parts

@@ -36,5 +36,7 @@ def wobbly(picture: np.ndarray, share: float, seed: int) -> np.ndarray:
     size = 0.3 * len(picture)
     way = ndimage.gaussian_filter(noise, (0, size / 8, size / 8))
     y, x = np.indices(picture.shape[:2]) + way * share * size / np.sqrt((way**2).sum(0).mean())
-    bands = [ndimage.map_coordinates(picture[..., band], [y, x], order=1, mode="nearest") for band in range(3)]
+    bands = [
+        ndimage.map_coordinates(picture[..., band], [y, x], order=1, mode="nearest") for band in range(3)
+    ]
     return np.stack(bands, axis=-1)

@@ -103,6 +103,13 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{part.replace('_', '-')}", metavar="PATH", help=f"take {part} from here instead; as --model"
         )
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="PATH[=WEIGHT]",
+        help="merge a LoRA into Stage C and the text encoder; may be repeated (default weight 1.0)",
+    )
     parser.add_argument("--variant", help="file variant of the weights, such as bf16")
     parser.add_argument("--dtype", help="auto, float32 or bfloat16 for all networks")
     parser.add_argument(
@@ -131,6 +138,8 @@ def spec_flags(arguments: argparse.Namespace) -> dict[str, Any]:
     flags = {key: value for key, value in given.items() if value is not None}
     if arguments.column:
         flags["prompts.columns"] = dict(_column(text) for text in arguments.column)
+    if arguments.lora:
+        flags["model.loras"] = [_lora(text) for text in arguments.lora]
     return flags
 
 
@@ -139,3 +148,15 @@ def _column(text: str) -> tuple[str, str]:
     if not sign or not ours or not theirs:
         raise SpecError("--column needs ours=theirs", got=text, next_step="write --column prompt=caption")
     return ours, theirs
+
+
+def _lora(text: str) -> dict[str, Any]:
+    path, sign, weight = text.rpartition("=")
+    if not sign:
+        return {"uri": text}
+    try:
+        return {"uri": path, "weight": float(weight)}
+    except ValueError:
+        raise SpecError(
+            "--lora takes PATH or PATH=WEIGHT", got=text, next_step="write --lora x.safetensors=0.8"
+        ) from None

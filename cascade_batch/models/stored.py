@@ -72,7 +72,7 @@ def open_part(files: Sequence[Path], part: str) -> StoredPart:
     entries: dict[str, Entry] = {}
     notes: dict[str, str] = {}
     for path in files:
-        header = _header(path)
+        header = file_header(path)
         notes |= header.notes
         for key, entry in header.entries.items():
             if key in places:
@@ -98,7 +98,8 @@ def _found(shapes: Mapping[str, tuple[int, ...]], part: str, where: str) -> Foun
     return ours
 
 
-def _header(path: Path) -> Header:
+def file_header(path: Path) -> Header:
+    """The header of a local safetensors file. Raises WeightsError."""
     try:
         with open(path, "rb") as file:
             return read_header(

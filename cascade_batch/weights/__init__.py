@@ -8,6 +8,7 @@ hold different parts, so each part may come from a place of its own. Remote part
 from cascade_batch.weights.fetching import digest, fetch
 from cascade_batch.weights.folders import SUBFOLDERS
 from cascade_batch.weights.locating import EMBEDDED, find, locate, model_root
+from cascade_batch.weights.loras import locate_loras, lora_files, loras_digest
 from cascade_batch.weights.parts import PARTS, Part, read_config
 
 __all__ = [
@@ -19,6 +20,9 @@ __all__ = [
     "fetch",
     "find",
     "locate",
+    "locate_loras",
+    "lora_files",
+    "loras_digest",
     "model_root",
     "read_config",
 ]

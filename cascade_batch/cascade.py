@@ -8,7 +8,7 @@ Nothing here touches storage: parts are local files, results are numpy arrays.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,7 @@ from cascade_batch.models.checkpoints import (
     load_text_encoder,
     load_tokenizer,
 )
+from cascade_batch.models.loras import Lora, merge
 from cascade_batch.models.sampler import ImageNoise, denoise, is_guided
 from cascade_batch.models.schedule import make_schedule
 from cascade_batch.models.stage_a import StageA
@@ -88,15 +89,17 @@ class Prior:
         self._text, self._stage_c, self._device = text, stage_c, device
 
     @classmethod
-    def load(cls, parts: Mapping[str, PartFiles], dtype: str, device: str) -> "Prior":
-        """From the parts "text_encoder", "tokenizer" and "stage_c". Raises WeightsError."""
-        c, tower = parts["stage_c"], parts["text_encoder"]
+    def load(
+        cls, parts: Mapping[str, PartFiles], dtype: str, device: str, loras: Sequence[Lora] = ()
+    ) -> "Prior":
+        """From the parts "text_encoder", "tokenizer" and "stage_c", with LoRAs merged. Raises WeightsError."""
+        c, text = parts["stage_c"], parts["text_encoder"]
         stage_c = load_stage_c(c.config, c.files, dtype, device)
-        text = TextEncoder(
-            load_text_encoder(tower.config, tower.files, dtype, device),
-            load_tokenizer(parts["tokenizer"].folder),
-        )
-        return cls(text, stage_c, device)
+        tower = load_text_encoder(text.config, text.files, dtype, device)
+        tokenizer = load_tokenizer(parts["tokenizer"].folder)
+        if loras:
+            tokenizer = merge(loras, stage_c, tower, tokenizer).tokenizer
+        return cls(TextEncoder(tower, tokenizer), stage_c, device)
 
     @torch.inference_mode()
     def render(self, batch: PriorBatch) -> PriorImages:

@@ -92,6 +92,7 @@ def render(
     storage = Storage(spec.output.uri)
     storage.check_writable()
     located = weights.locate(spec.model)
+    weights.locate_loras(spec.model, located)
     run = open_or_create(spec, storage)
     done = committed_shards(storage) & run.planned
     failed = _failed_images(run, done)

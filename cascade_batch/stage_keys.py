@@ -13,6 +13,8 @@ from cascade_batch.numerics import NUMERICS_VERSION
 
 STAGE_C_PARTS = ("stage_c", "text_encoder", "tokenizer")
 STAGE_BA_PARTS = ("stage_b", "stage_a")
+LORAS = "loras"
+"""In `weights.json`, if a run has any: what all its LoRAs hash to, weights and tokens included."""
 
 
 def stage_c_key(request: Mapping[str, Any], weights: Mapping[str, str], dtype: str, preset: str) -> str:
@@ -35,7 +37,7 @@ def stage_c_key(request: Mapping[str, Any], weights: Mapping[str, str], dtype: s
             "steps": request["prior_steps"],
             "guidance_scale": request["prior_guidance_scale"] if guided else None,
             "sampler": preset,
-            "weights": {part: weights[part] for part in STAGE_C_PARTS},
+            "weights": {part: weights[part] for part in (*STAGE_C_PARTS, LORAS) if part in weights},
             "dtype": dtype,
             "numerics": NUMERICS_VERSION,
         }

@@ -1,5 +1,6 @@
 """A model of our own as a folder in the published diffusers layout: its tokenizer, configs and weights."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from cascade_batch.models.config import StageAConfig, UNetConfig
 from cascade_batch.models.stage_a import StageA
 from cascade_batch.models.stage_b import StageB
 from cascade_batch.models.stage_c import StageC
+from cascade_batch.weights.parts import SUMS
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -36,6 +38,15 @@ def write_model(
     _save(folder / "text_encoder" / "model.safetensors", tower, tower_config, dtype)
     scheduler = {"_class_name": "DDPMWuerstchenScheduler", "s": 0.008, "scaler": 1.0}
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    for part in ("tokenizer", "prior", "decoder", "vqgan", "text_encoder"):
+        write_sums(folder / part)
+
+
+def write_sums(folder: Path) -> None:
+    """What every file of a part's folder hashes to, as `sha256sum` writes it."""
+    files = sorted(path for path in folder.iterdir() if path.name != SUMS)
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files]
+    (folder / SUMS).write_text("".join(lines))
 
 
 def _save(path: Path, network: nn.Module, config: dict, dtype: torch.dtype) -> None:

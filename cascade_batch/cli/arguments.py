@@ -7,15 +7,18 @@ from cascade_batch import __version__
 from cascade_batch.errors import SpecError
 
 MODEL_HELP = (
-    "an embedded model (mini, the default, draws flat shapes; tiny draws colour fields, for tests), or a folder "
-    "or URL in the diffusers layout. The published Stable Cascade weights are under Stability AI's non-commercial "
-    "research licence; this program's Apache-2.0 licence does not cover them"
+    "an embedded model (mini, the default, draws flat shapes; tiny draws colour fields, for tests), or a folder, "
+    "safetensors file or URL, in the diffusers layout or that of the original release. The published Stable Cascade "
+    "weights are under Stability AI's non-commercial research licence; this program's Apache-2.0 licence does not "
+    "cover them"
 )
 
+PART_FLAGS = ("stage_c", "stage_b", "stage_a", "text_encoder", "tokenizer")
 SPEC_FLAGS = {
     "prompts": "prompts.uri",
     "out": "output.uri",
     "model": "model.name",
+    **{part: f"model.{part}" for part in PART_FLAGS},
     "variant": "model.variant",
     "dtype": "model.dtype",
     "limit": "prompts.limit",
@@ -54,7 +57,20 @@ def build_parser() -> argparse.ArgumentParser:
         help="re-open damaged shards for the next render: deletes their damaged pictures, embeddings and manifests; "
         "orphans are never deleted",
     )
+    _add_model(commands.add_parser("model", help="what a checkpoint is, and the same in the other layout"))
     return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    inspect = actions.add_parser("inspect", help="parts, layout, parameters, dtype, digests, memory")
+    inspect.add_argument("model", metavar="PATH", help="a model's folder or URL, or one of its files")
+    convert = actions.add_parser("convert", help="write the parts in another layout, tensors byte for byte")
+    convert.add_argument("model", metavar="PATH", help="a model's folder or URL, or one of its files")
+    convert.add_argument("folder", metavar="OUT", help="a new local folder")
+    convert.add_argument(
+        "--to", required=True, choices=("diffusers", "original"), help="a folder per part, or a file per part"
+    )
 
 
 def _add_render(parser: argparse.ArgumentParser) -> None:
@@ -83,6 +99,17 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="A.B=C", dest="sets", help="any key of the spec"
     )
     parser.add_argument("--model", metavar="NAME", help=MODEL_HELP)
+    for part in PART_FLAGS:
+        parser.add_argument(
+            f"--{part.replace('_', '-')}", metavar="PATH", help=f"take {part} from here instead; as --model"
+        )
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="PATH[=WEIGHT]",
+        help="merge a LoRA into Stage C and the text encoder; may be repeated (default weight 1.0)",
+    )
     parser.add_argument("--variant", help="file variant of the weights, such as bf16")
     parser.add_argument("--dtype", help="auto, float32 or bfloat16 for all networks")
     parser.add_argument(
@@ -111,6 +138,8 @@ def spec_flags(arguments: argparse.Namespace) -> dict[str, Any]:
     flags = {key: value for key, value in given.items() if value is not None}
     if arguments.column:
         flags["prompts.columns"] = dict(_column(text) for text in arguments.column)
+    if arguments.lora:
+        flags["model.loras"] = [_lora(text) for text in arguments.lora]
     return flags
 
 
@@ -119,3 +148,15 @@ def _column(text: str) -> tuple[str, str]:
     if not sign or not ours or not theirs:
         raise SpecError("--column needs ours=theirs", got=text, next_step="write --column prompt=caption")
     return ours, theirs
+
+
+def _lora(text: str) -> dict[str, Any]:
+    path, sign, weight = text.rpartition("=")
+    if not sign:
+        return {"uri": text}
+    try:
+        return {"uri": path, "weight": float(weight)}
+    except ValueError:
+        raise SpecError(
+            "--lora takes PATH or PATH=WEIGHT", got=text, next_step="write --lora x.safetensors=0.8"
+        ) from None

@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     """Run one command line; returns the exit code of DESIGN section 8."""
     arguments = build_parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupt)
-    commands = {"render": _render, "plan": _plan, "status": _status, "verify": _verify}
+    commands = {"render": _render, "plan": _plan, "status": _status, "verify": _verify, "model": _model}
     try:
         return commands[arguments.command](arguments, argv)
     except CascadeError as error:
@@ -146,3 +146,13 @@ def _verify(arguments: Namespace, _argv: Sequence[str]) -> int:
     from cascade_batch.cli.verifying import verify_command
 
     return verify_command(arguments.run, arguments.reopen)
+
+
+def _model(arguments: Namespace, _argv: Sequence[str]) -> int:
+    if arguments.action == "inspect":
+        from cascade_batch.cli.inspecting import inspect_command
+
+        return inspect_command(arguments.model)
+    from cascade_batch.cli.converting import convert_command
+
+    return convert_command(arguments.model, Path(arguments.folder), arguments.to)

@@ -74,12 +74,15 @@ class _Workers:
         if data.requests is None:
             return data
         if self._c is None:
-            from cascade_batch.workers.parts import load_parts
+            from cascade_batch.workers.parts import load_loras, load_parts
             from cascade_batch.workers.stage_c import StageCWorker
 
             setup = self._setup
             parts = load_parts(setup.model, STAGE_C_PARTS, setup.weights)
-            self._c = StageCWorker(parts, setup.pools.c.settings, setup.embeddings_schema, self._ledger)
+            loras = load_loras(setup.model, setup.weights)
+            self._c = StageCWorker(
+                parts, setup.pools.c.settings, setup.embeddings_schema, self._ledger, loras
+            )
         return self._c.render(data)
 
     def render_ba(self, data: ShardData) -> ShardData:

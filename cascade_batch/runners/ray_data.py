@@ -33,7 +33,7 @@ from cascade_batch.stores import layout
 from cascade_batch.workers.committing import commit_embeddings, commit_images
 from cascade_batch.workers.context import RunRef
 from cascade_batch.workers.ledger import Attempt, AttemptLedger
-from cascade_batch.workers.parts import load_parts, weight_digests
+from cascade_batch.workers.parts import load_loras, load_parts, weight_digests
 from cascade_batch.workers.reading import read_committed, read_shard
 from cascade_batch.workers.shards import ShardData, Ticket, guarded
 
@@ -72,7 +72,8 @@ class PoolC:
         from cascade_batch.workers.stage_c import StageCWorker
 
         parts = load_parts(setup.model, STAGE_C_PARTS, setup.weights)
-        self._worker = StageCWorker(parts, setup.pools.c.settings, setup.embeddings_schema, ledger)
+        loras = load_loras(setup.model, setup.weights)
+        self._worker = StageCWorker(parts, setup.pools.c.settings, setup.embeddings_schema, ledger, loras)
 
     def __call__(self, row: pa.Table) -> pa.Table:
         return _on_device(self._worker.render, row)

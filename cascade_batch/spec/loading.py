@@ -88,6 +88,9 @@ def _build(kind: type, tree: Any, path: str) -> Any:
         if key not in fields:
             raise _unknown_key(str(key), where, list(fields))
         values[key] = _value(hints[key], value, where)
+    for name, entry in fields.items():
+        if name not in values and entry.default is entry.default_factory is dataclasses.MISSING:
+            raise SpecError("a key is missing in the spec", where=path, expected=name)
     return kind(**values)
 
 
@@ -103,12 +106,20 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if float in allowed and type(value) is int:
         return float(value)
+    if typing.get_origin(hint) is tuple:
+        return _entries(typing.get_args(hint)[0], value, where)
     for kind in allowed:
         if typing.get_origin(kind) is dict and isinstance(value, dict):
             return {_text(k, where): _text(v, where) for k, v in value.items()}
         if type(value) is kind:
             return value
     raise _wrong_type(value, allowed, where)
+
+
+def _entries(kind: type, value: Any, where: str) -> tuple:
+    if not isinstance(value, list | tuple):
+        raise SpecError("key takes a list", where=where, got=repr(value), expected="- key: value lines")
+    return tuple(_build(kind, entry, f"{where}[{number}]") for number, entry in enumerate(value))
 
 
 def _text(value: Any, where: str) -> str:

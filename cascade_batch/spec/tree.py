@@ -23,6 +23,15 @@ class DtypeSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraSpec:
+    uri: str
+    """A safetensors file, of the official trainer, the community or PEFT."""
+    weight: float = 1.0
+    tokens: dict[str, str] = field(default_factory=dict)
+    """New token -> the word it starts from, for a file that brings tokens of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     name: str = DEFAULT_MODEL
     """An embedded model's name, a folder in the diffusers layout, or a URL of one."""
@@ -31,7 +40,9 @@ class ModelSpec:
     stage_a: str | None = None
     text_encoder: str | None = None
     tokenizer: str | None = None
-    """Each overrides `name` for one part: a part's folder, a repository, or a subfolder of `name`."""
+    """Each overrides `name` for one part: a part's folder or file, a repository, or a subfolder of `name`."""
+    loras: tuple[LoraSpec, ...] = ()
+    """Merged into Stage C and the text encoder, one after the other."""
     variant: str | None = None
     """File variant, as `bf16` in `diffusion_pytorch_model.bf16.safetensors`."""
     dtype: DtypeSpec = field(default_factory=DtypeSpec)

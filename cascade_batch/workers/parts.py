@@ -8,15 +8,20 @@ from typing import TYPE_CHECKING
 from cascade_batch import weights
 from cascade_batch.errors import WeightsError
 from cascade_batch.spec import ModelSpec
+from cascade_batch.stage_keys import LORAS
 
 if TYPE_CHECKING:
     from cascade_batch.models.checkpoints import PartFiles
+    from cascade_batch.models.loras import Lora
 
 
 def weight_digests(model: ModelSpec) -> dict[str, str]:
     """sha256 of every part, fetching what is not on this node yet."""
     located = weights.locate(model)
-    return {name: weights.digest(part, weights.fetch(part)) for name, part in located.items()}
+    digests = {name: weights.digest(part, weights.fetch(part)) for name, part in located.items()}
+    if model.loras:
+        digests[LORAS] = weights.loras_digest(model, weights.locate_loras(model, located))
+    return digests
 
 
 def load_parts(model: ModelSpec, names: Iterable[str], expected: Mapping[str, str]) -> dict[str, PartFiles]:
@@ -28,15 +33,35 @@ def load_parts(model: ModelSpec, names: Iterable[str], expected: Mapping[str, st
     for name in names:
         part = located[name]
         folder = weights.fetch(part)
-        found = weights.digest(part, folder)
-        if found != expected[name]:
-            raise WeightsError(
-                f"the weights of {name} are not those the run began with",
-                where=part.uri,
-                got=found,
-                expected=expected[name],
-                next_step="restore them on this node, or start a new run",
-            )
-        config = {} if name == "tokenizer" else weights.read_config(part)
+        _check_digest(name, weights.digest(part, folder), expected, part.uri)
+        config = None if name == "tokenizer" else weights.read_config(part)
         parts[name] = PartFiles(config, folder, tuple(folder / file for file in part.files))
     return parts
+
+
+def load_loras(model: ModelSpec, expected: Mapping[str, str]) -> list[Lora]:
+    """Local files of the model's LoRAs; WeightsError if they are not those that the run began with."""
+    from cascade_batch.models.loras import Lora
+
+    if not model.loras:
+        return []
+    located = weights.locate_loras(model, weights.locate(model))
+    _check_digest(
+        LORAS, weights.loras_digest(model, located), expected, ", ".join(lora.uri for lora in model.loras)
+    )
+    files = weights.lora_files(located)
+    return [
+        Lora(path, lora.weight, lora.tokens, alpha)
+        for (path, alpha), lora in zip(files, model.loras, strict=True)
+    ]
+
+
+def _check_digest(name: str, found: str, expected: Mapping[str, str], where: str) -> None:
+    if found != expected[name]:
+        raise WeightsError(
+            f"the weights of {name} are not those the run began with",
+            where=where,
+            got=found,
+            expected=expected[name],
+            next_step="restore them on this node, or start a new run",
+        )

@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 
 from cascade_batch.cascade import PartFiles, Prior, PriorBatch, device_kind, fix_numerics, pick_device
+from cascade_batch.models.loras import Lora
 from cascade_batch.stores.embeddings import embedding_column, embedding_sha256
 from cascade_batch.workers.batching import Batch
 from cascade_batch.workers.ledger import Ledger
@@ -36,13 +37,18 @@ class StageCWorker:
     """Holds the text encoder and Stage C on one device."""
 
     def __init__(
-        self, parts: dict[str, PartFiles], settings: Settings, schema: pa.Schema, ledger: Ledger
+        self,
+        parts: dict[str, PartFiles],
+        settings: Settings,
+        schema: pa.Schema,
+        ledger: Ledger,
+        loras: Sequence[Lora] = (),
     ) -> None:
         self._settings, self._schema, self._ledger = settings, schema, ledger
         fix_numerics(settings.threads)
         device = pick_device() if settings.device == "auto" else settings.device
         self._device_kind = device_kind(device)
-        self._prior = Prior.load(parts, settings.dtype, device)
+        self._prior = Prior.load(parts, settings.dtype, device, loras)
 
     def render(self, data: ShardData) -> ShardData:
         """The shard with its `embeddings`; passed through if there is nothing to render."""

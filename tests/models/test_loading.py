@@ -68,8 +68,8 @@ def test_a_cut_file_is_a_clear_error(tmp_path: Path) -> None:
     part = model_parts()["stage_a"]
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(part.files[0].read_bytes()[:5000])
-    for path in (cut, tmp_path / "absent.safetensors"):
-        with pytest.raises(WeightsError, match="cannot be read"):
+    for path, message in ((cut, "not a whole"), (tmp_path / "absent.safetensors", "cannot be read")):
+        with pytest.raises(WeightsError, match=message):
             load_stage_a(part.config, [path], "float32", "cpu")
 
 
@@ -86,7 +86,7 @@ def test_stage_b_runs_in_float16() -> None:
 @pytest.mark.parametrize("load", [load_stage_c, load_stage_b])
 def test_the_other_stage_is_refused(load: Callable) -> None:
     part = model_parts()["stage_b" if load is load_stage_c else "stage_c"]
-    with pytest.raises(WeightsError, match="is not a Stage"):
+    with pytest.raises(WeightsError, match="got: stage_"):
         load(part.config, part.files, "float32", "cpu")
 
 

@@ -26,7 +26,8 @@ def test_the_surface_is_frozen() -> None:
     spec = {
         "-h", "--help", "--out", "--spec", "--set", "--model", "--variant", "--dtype", "--column", "--limit",
         "--seed", "--width", "--height", "--c-actors", "--c-gpus", "--ba-actors", "--ba-gpus",
-        "--max-failed-rows", "--log-format",
+        "--max-failed-rows", "--log-format", "--stage-c", "--stage-b", "--stage-a", "--text-encoder", "--tokenizer",
+        "--lora",
     }  # fmt: skip
     assert flags_of("render") == spec | {"--runner", "--retry-failed", "--take-over"}
     assert flags_of("plan") == spec | {"--rate", "--rate-from"}

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cascade_batch import weights
 from cascade_batch.errors import StorageError, WeightsError
 from cascade_batch.spec import ModelSpec
 from cascade_batch.storage import Storage
-from cascade_batch.weights import PARTS, SUBFOLDERS, digest, fetch, locate, read_config
+from cascade_batch.weights import PARTS, SUBFOLDERS, digest, fetch, fetching, locate, read_config
 
 NETWORK = "diffusion_pytorch_model"
 
@@ -210,7 +209,7 @@ def test_a_second_fetch_needs_no_download_and_no_hashing(
         raise AssertionError("read again")
 
     monkeypatch.setattr(Storage, "_read_once", never)
-    monkeypatch.setattr(weights, "_digest", never)
+    monkeypatch.setattr(fetching, "_digest", never)
     assert digest(part, fetch(part)) == sha
 
 

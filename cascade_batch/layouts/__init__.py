@@ -1,0 +1,27 @@
+"""Which networks a checkpoint holds, in which layout, told by its keys and shapes alone. No torch here.
+
+Published checkpoints come in two layouts. The diffusers layout has one folder per part with a `config.json`;
+the original release has one file per part without one, and some names differ (`renames.py`). Community files put
+several parts into one file, each behind a prefix. Whatever the file, the names used inside this project are those of
+the diffusers layout.
+"""
+
+from cascade_batch.layouts.configs import config_note, infer_config
+from cascade_batch.layouts.header import Entry, Header, read_header
+from cascade_batch.layouts.old_names import modern
+from cascade_batch.layouts.recognition import Found, recognise, strangers
+from cascade_batch.layouts.renames import Source, original_name
+
+__all__ = [
+    "Entry",
+    "Found",
+    "Header",
+    "Source",
+    "config_note",
+    "infer_config",
+    "modern",
+    "original_name",
+    "read_header",
+    "recognise",
+    "strangers",
+]

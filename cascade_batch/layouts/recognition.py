@@ -1,0 +1,99 @@
+"""Which parts a file holds, each by a key that no other part has, whatever prefix stands before it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cascade_batch.errors import WeightsError
+from cascade_batch.layouts.renames import JOINED, PROJECTION, RENAMED, STAGE_B_POOLED, Source, sources_of
+
+MARKS = {
+    "stage_c": ("clip_txt_mapper.weight",),
+    "stage_b": ("effnet_mapper.0.weight",),
+    "stage_a": ("vquantizer.embedding.weight", "vquantizer.codebook.weight"),
+    "text_encoder": ("text_model.embeddings.token_embedding.weight",),
+    "image_encoder": ("vision_model.embeddings.class_embedding",),
+    "effnet_encoder": ("backbone.1.0.block.0.1.num_batches_tracked",),
+    "previewer": ("blocks.11.num_batches_tracked",),
+    "controlnet": ("projections.0.0.weight",),
+}
+"""Part -> keys of which it has one."""
+ORIGINAL_SIGNS = (JOINED, *RENAMED, "." + STAGE_B_POOLED[0])
+TOLERATED = {
+    "text_model.embeddings.position_ids": "a constant that transformers wrote until 4.31",
+    "vision_model.embeddings.position_ids": "the same, of the image encoder",
+    "logit_scale": "the temperature of CLIP's training, in community files",
+}
+"""Endings of keys that no network has, each with the reason why they are let pass."""
+TOWER = "transformer."
+"""Community files keep the text projection beside `transformer.`, where the rest of the tower is."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One part in a file."""
+
+    part: str
+    layout: str
+    """diffusers or original."""
+    prefix: str
+    """What stands before all of its keys."""
+    sources: dict[str, Source]
+    """Names of the diffusers layout, and where each tensor is."""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: source.shape for name, source in self.sources.items()}
+
+
+def recognise(shapes: Mapping[str, tuple[int, ...]], where: str) -> list[Found]:
+    """The parts among the keys of a file, or of all files of a sharded part.
+
+    A key belongs to the part with the longest prefix that fits it. Raises WeightsError if a part is there twice.
+    """
+    prefixes = _prefixes(shapes, where)
+    owned: dict[str, dict[str, str]] = {prefix: {} for prefix in prefixes}
+    for key in shapes:
+        fitting = [prefix for prefix in prefixes if key.startswith(prefix) or key == _projection(prefix)]
+        if fitting and not key.endswith(tuple(TOLERATED)):
+            owner = max(fitting, key=len)
+            owned[owner][key[len(owner) :] if key.startswith(owner) else PROJECTION] = key
+    return [_found(part, prefix, owned[prefix], shapes) for prefix, part in prefixes.items()]
+
+
+def _prefixes(shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, str]:
+    """Prefix -> its part."""
+    prefixes = {}
+    for part, marks in MARKS.items():
+        found = [key[: -len(mark)] for key in shapes for mark in marks if _ends_with(key, mark)]
+        if len(found) > 1 or (found and found[0] in prefixes):
+            raise WeightsError(
+                "more than one network under one name",
+                where=where,
+                got=", ".join(f"{part} behind {prefix!r}" for prefix in found),
+                next_step="give each part a file of its own",
+            )
+        prefixes |= dict.fromkeys(found, part)
+    return prefixes
+
+
+def _projection(prefix: str) -> str | None:
+    return prefix.removesuffix(TOWER) + PROJECTION if prefix.endswith(TOWER) else None
+
+
+def strangers(shapes: Mapping[str, tuple[int, ...]], found: list[Found]) -> list[str]:
+    """Keys of a file that belong to none of its parts."""
+    known = {source.key for part in found for source in part.sources.values()}
+    return [key for key in shapes if key not in known and not key.endswith(tuple(TOLERATED))]
+
+
+def _ends_with(key: str, mark: str) -> bool:
+    return key == mark or key.endswith("." + mark)
+
+
+def _found(part: str, prefix: str, keys: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> Found:
+    """The part of the given names, each with its key in the file."""
+    sources: dict[str, Source] = {}
+    for name, key in keys.items():
+        sources |= sources_of(name, key, shapes[key])
+    is_original = any(sign in f".{name}" for name in keys for sign in ORIGINAL_SIGNS)
+    return Found(part, "original" if is_original else "diffusers", prefix, sources)

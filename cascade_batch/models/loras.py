@@ -1,0 +1,135 @@
+"""LoRA: low-rank changes merged into weights once, and undone to the bit.
+
+A merged weight costs a rendering nothing. What was there before is kept in main memory, so that undoing gives back the
+very bits, which subtracting would not.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+
+from cascade_batch.errors import WeightsError
+from cascade_batch.layouts.loras import EMBEDDINGS, INDICES, Change, changes_of
+from cascade_batch.models.stage_c import StageC
+from cascade_batch.models.stored import file_header
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA file on the local disk and how much of it is wanted."""
+
+    path: Path
+    weight: float = 1.0
+    tokens: Mapping[str, str] = field(default_factory=dict)
+    """New token -> the word whose row it starts from, in the order of the file's rows."""
+    alpha: float | None = None
+    """Of changes that bring none of their own."""
+
+
+@dataclass
+class MergedLoras:
+    """What merging replaced, to be put back."""
+
+    tokenizer: CLIPTokenizer
+    """Knows the LoRAs' tokens; the one it was made from does not."""
+    tower: CLIPTextModelWithProjection
+    saved: dict[nn.Parameter, Tensor] = field(default_factory=dict)
+    token_table: nn.Parameter | None = None
+    """As it was before new tokens made it longer."""
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Give every weight its old bits back."""
+        if self.token_table is not None:
+            self.tower.text_model.embeddings.token_embedding.weight = self.token_table
+            self.token_table = None
+        for weight, before in self.saved.items():
+            weight.copy_(before)
+        self.saved.clear()
+
+    def change(self, weight: nn.Parameter, delta: Tensor) -> None:
+        """Add in float32; the first change of a weight keeps what it was."""
+        self.saved.setdefault(weight, weight.detach().cpu().clone())
+        weight.copy_(weight.float() + delta.to(weight.device))
+
+
+@torch.no_grad()
+def merge(
+    loras: Sequence[Lora], stage_c: StageC, tower: CLIPTextModelWithProjection, tokenizer: CLIPTokenizer
+) -> MergedLoras:
+    """Merge LoRAs into Stage C and the text tower, one after the other.
+
+    Raises WeightsError for a file that is damaged or does not fit; then nothing has changed.
+    """
+    networks: dict[str, nn.Module] = {"stage_c": stage_c, "text_encoder": tower}
+    shapes = {name: _shapes(network) for name, network in networks.items()}
+    parsed = [changes_of(file_header(lora.path).shapes, shapes, str(lora.path)) for lora in loras]
+    merged = MergedLoras(copy.deepcopy(tokenizer), tower)
+    try:
+        for lora, changes in zip(loras, parsed, strict=True):
+            tensors = load_file(lora.path)
+            for change in changes:
+                _merge(change, tensors, lora, networks[change.target], merged)
+            if EMBEDDINGS in tensors:
+                _change_tokens(lora, tensors, merged)
+    except WeightsError:
+        merged.undo()
+        raise
+    return merged
+
+
+def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+def _merge(
+    change: Change, tensors: Mapping[str, Tensor], lora: Lora, network: nn.Module, merged: MergedLoras
+) -> None:
+    alpha = lora.alpha if change.alpha is None else tensors[change.alpha].item()
+    up, down = (tensors[key].float().flatten(1) for key in (change.up, change.down))
+    delta = lora.weight * change.scale(alpha) * (up @ down)
+    parameters = [network.get_parameter(name) for name in change.weights]
+    for parameter, rows in zip(parameters, delta.split([len(p) for p in parameters]), strict=True):
+        merged.change(parameter, rows.view(parameter.shape))
+
+
+def _change_tokens(lora: Lora, tensors: Mapping[str, Tensor], merged: MergedLoras) -> None:
+    """Add to rows of the token table; rows beyond it are new tokens, which start from known words' rows."""
+    indices, deltas = tensors[INDICES].flatten().tolist(), tensors[EMBEDDINGS].float()
+    table = merged.tower.text_model.embeddings.token_embedding
+    rows = cast(nn.Parameter, table.weight)
+    known, width = rows.shape
+    new = sorted({index for index in indices if index >= known})
+    if new != list(range(known, known + len(lora.tokens))) or deltas.shape != (
+        len(indices),
+        table.weight.shape[1],
+    ):
+        raise WeightsError(
+            "this LoRA's tokens do not fit",
+            where=str(lora.path),
+            got=f"rows {indices} of {list(deltas.shape[1:])}, and {len(lora.tokens)} names",
+            expected=f"rows of [{width}], and a name for each from {known} on, in their order",
+            next_step='name each new token and a word to start from, as in training: {"[fernando]": "dog"}',
+        )
+    starts = [_row_of(word, rows, merged.tokenizer) for word in lora.tokens.values()]
+    if starts:
+        merged.token_table = rows if merged.token_table is None else merged.token_table
+        rows = table.weight = nn.Parameter(torch.cat([rows, *starts]), requires_grad=False)
+        merged.tokenizer.add_tokens(list(lora.tokens))
+    change = torch.zeros_like(rows, dtype=torch.float32)
+    for index, delta in zip(indices, deltas, strict=True):
+        change[index] += lora.weight * delta
+    merged.change(rows, change)
+
+
+def _row_of(word: str, table: Tensor, tokenizer: CLIPTokenizer) -> Tensor:
+    """The mean of the rows of a word's tokens, (1, channels)."""
+    ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+    return table[ids].float().mean(0, keepdim=True).to(table.dtype)

@@ -1,0 +1,28 @@
+"""Where a model's five parts are, and a local copy of them.
+
+Weights come in the diffusers layout, one folder per part with its `config.json`, or as single files of the original
+release or the community, on a local disk or any fsspec URL. Only safetensors are read. The two published repositories
+hold different parts, so each part may come from a place of its own. Remote parts are downloaded once per node.
+"""
+
+from cascade_batch.weights.fetching import digest, fetch
+from cascade_batch.weights.folders import SUBFOLDERS
+from cascade_batch.weights.locating import EMBEDDED, find, locate, model_root
+from cascade_batch.weights.loras import locate_loras, lora_files, loras_digest
+from cascade_batch.weights.parts import PARTS, Part, read_config
+
+__all__ = [
+    "EMBEDDED",
+    "PARTS",
+    "SUBFOLDERS",
+    "Part",
+    "digest",
+    "fetch",
+    "find",
+    "locate",
+    "locate_loras",
+    "lora_files",
+    "loras_digest",
+    "model_root",
+    "read_config",
+]

@@ -1,0 +1,99 @@
+"""What is in a checkpoint: every part in every file of a folder, or of one file, told by the keys."""
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cascade_batch.errors import WeightsError
+from cascade_batch.layouts import Entry, recognise, strangers
+from cascade_batch.storage import Storage
+from cascade_batch.weights.parts import file_header
+from cascade_batch.weights.single_files import SUFFIX
+
+SHARD = re.compile(r"-\d{5}-of-\d{5}")
+"""In the names of the files of a sharded part."""
+PUBLISHED = {
+    3_589_103_632: "the full Stage C",
+    1_030_785_040: "the lite Stage C",
+    1_562_941_136: "the full Stage B",
+    699_471_248: "the lite Stage B",
+    18_406_902: "Stage A",
+    694_659_840: "CLIP bigG",
+    303_966_208: "CLIP ViT-L",
+}
+"""Parameters -> which of the published networks has so many."""
+
+
+@dataclass(frozen=True)
+class PartReport:
+    """One part of a checkpoint."""
+
+    part: str
+    files: tuple[str, ...]
+    """Keys below the folder that was looked at."""
+    layout: str
+    prefix: str
+    parameters: int
+    """Floating-point numbers; counters are none."""
+    dtypes: tuple[str, ...]
+    strangers: tuple[str, ...]
+    """Keys in these files that belong to no part."""
+
+    @property
+    def published(self) -> str | None:
+        """Which of the published networks it is as big as."""
+        return PUBLISHED.get(self.parameters)
+
+
+def inspect(uri: str) -> list[PartReport]:
+    """Every part below a folder, or in a file. Reads headers alone.
+
+    Raises WeightsError if there are no weights, or a file of them is damaged.
+    """
+    storage, files = _files(uri)
+    groups: dict[str, list[str]] = {}
+    for file in files:
+        groups.setdefault(SHARD.sub("", file), []).append(file)
+    if not groups:
+        there = sorted(info.key for info in storage.list())[:10]
+        raise WeightsError("no weights here", where=uri, got=there, expected="safetensors files")
+    return [report for group in groups.values() for report in _reports(storage, sorted(group))]
+
+
+def _files(uri: str) -> tuple[Storage, list[str]]:
+    if uri.endswith(SUFFIX):
+        folder, _, file = uri.rpartition("/")
+        return Storage(folder or "."), [file]
+    storage = Storage(uri)
+    return storage, sorted(info.key for info in storage.list() if info.key.endswith(SUFFIX))
+
+
+def _reports(storage: Storage, files: list[str]) -> Iterable[PartReport]:
+    entries: dict[str, Entry] = {}
+    for file in files:
+        entries |= file_header(storage, file).entries
+    shapes = {key: entry.shape for key, entry in entries.items()}
+    found = recognise(shapes, storage.url(files[0]))
+    foreign = tuple(strangers(shapes, found))
+    if not found:
+        yield PartReport(
+            "unknown", tuple(files), "", "", _count(entries.values()), _dtypes(entries.values()), foreign
+        )
+    for part in found:
+        own = [entries[key] for key in {source.key for source in part.sources.values()}]
+        yield PartReport(
+            part.part, tuple(files), part.layout, part.prefix, _count(own), _dtypes(own), foreign
+        )
+
+
+def _count(entries: Iterable[Entry]) -> int:
+    return sum(math.prod(entry.shape) for entry in entries if _is_float(entry))
+
+
+def _dtypes(entries: Iterable[Entry]) -> tuple[str, ...]:
+    return tuple(sorted({entry.dtype for entry in entries if _is_float(entry)}))
+
+
+def _is_float(entry: Entry) -> bool:
+    return "F" in entry.dtype

@@ -1,0 +1,94 @@
+"""Where each part of a model is, in folders or single files."""
+
+from pathlib import Path
+
+from cascade_batch.errors import WeightsError
+from cascade_batch.spec import ModelSpec
+from cascade_batch.storage import Storage
+from cascade_batch.weights.folders import SUBFOLDERS, folder_part, is_part
+from cascade_batch.weights.parts import PARTS, Part
+from cascade_batch.weights.single_files import SUFFIX, find_in_folder, part_in_file
+
+EMBEDDED = Path(__file__).parent.parent / "embedded"
+
+
+def locate(model: ModelSpec) -> dict[str, Part]:
+    """Find every part. Lists folders, reads shard indexes and the headers of single files, never weights.
+
+    A part's key (`model.stage_c` ...) may be the part's folder, a repository or embedded model that has it in its
+    usual subfolder, a safetensors file that holds it, or the bare name of another subfolder or file of `model.name`,
+    such as `prior_lite`. Raises WeightsError naming the folder, what is there, and the key to set.
+    """
+    root = model_root(model.name)
+    parts = {}
+    for name in PARTS:
+        override = getattr(model, name)
+        part = find(name, override, root, model.variant)
+        if part is None:
+            base = override if override and "/" in override else root
+            raise _missing_part(name, base, _places(name, override, root))
+        parts[name] = part
+    return parts
+
+
+def find(name: str, override: str | None, root: str, variant: str | None) -> Part | None:
+    """One part of the model at `root`, None if it has none. Raises WeightsError for one that cannot be used."""
+    for place in _places(name, override, root):
+        part = _at(name, place, variant, is_asked_for=bool(override))
+        if part is not None:
+            return part
+    return None if override else find_in_folder(name, root, variant)
+
+
+def _at(name: str, place: str, variant: str | None, is_asked_for: bool) -> Part | None:
+    """The part at a place, None if it is not there."""
+    if place.endswith(SUFFIX):
+        return part_in_file(name, place, is_asked_for)
+    storage = Storage(place)
+    return folder_part(name, storage, variant) if is_part(storage, name) else None
+
+
+def model_root(name: str) -> str:
+    """The folder, file or URL that a model's name stands for. Raises WeightsError if there is none."""
+    if _is_embedded(name):
+        return str(EMBEDDED / name)
+    path = Path(name).expanduser()
+    if "://" in name or path.is_dir() or (name.endswith(SUFFIX) and path.is_file()):
+        return name
+    embedded = sorted(path.name for path in EMBEDDED.glob("*/")) if EMBEDDED.is_dir() else []
+    raise WeightsError(
+        "no such model",
+        where="model.name",
+        got=name,
+        expected=f"an embedded model ({', '.join(embedded)}), a folder, a safetensors file, or a URL",
+        next_step="a model on a hub must be downloaded to a folder first",
+    )
+
+
+def _is_embedded(name: str) -> bool:
+    return bool(name) and "/" not in name and (EMBEDDED / name).is_dir()
+
+
+def _places(name: str, override: str | None, root: str) -> list[str]:
+    """Where a part may be, in the order of trying."""
+    root = root.rstrip("/")
+    if not override:
+        return [root if root.endswith(SUFFIX) else f"{root}/{SUBFOLDERS[name]}"]
+    given = override.rstrip("/")
+    if _is_embedded(given):
+        given = str(EMBEDDED / given)
+    relative = [] if "/" in given or root.endswith(SUFFIX) else [f"{root}/{given}"]
+    return [*relative, given, *([] if given.endswith(SUFFIX) else [f"{given}/{SUBFOLDERS[name]}"])]
+
+
+def _missing_part(name: str, root: str, tried: list[str]) -> WeightsError:
+    is_file = root.endswith(SUFFIX)
+    there = [] if is_file else sorted({info.key.split("/")[0] for info in Storage(root).list()})
+    single = "" if name == "tokenizer" else ", or a safetensors file that holds it"
+    return WeightsError(
+        f"the model has no {name}",
+        where=" or ".join(tried),
+        got="it is not in this file" if is_file else ", ".join(there[:20]) or "nothing there",
+        expected=f"a folder {SUBFOLDERS[name]}/ in the diffusers layout{single}",
+        next_step=f"set model.{name} to the folder, file, URL or repository that has it",
+    )

@@ -27,12 +27,13 @@ from cascade_batch.models.checkpoints import (
 )
 from cascade_batch.models.loras import Lora, merge
 from cascade_batch.models.sampler import ImageNoise, denoise, is_guided
-from cascade_batch.models.schedule import make_schedule
+from cascade_batch.models.schedule import DIFFUSERS, make_schedule
 from cascade_batch.models.stage_a import StageA
 from cascade_batch.models.stage_b import StageB
 from cascade_batch.models.stage_c import StageC
 from cascade_batch.models.text import TextEncoder
 from cascade_batch.numerics import SWITCHES
+from cascade_batch.sampling import StageSampling
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class PriorBatch:
     width: int
     steps: int
     guidance: list[float]
+    sampling: StageSampling = DIFFUSERS
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class DecoderBatch:
     width: int
     steps: int
     guidance: list[float]
+    sampling: StageSampling = DIFFUSERS
+    stage_a_scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -108,16 +112,18 @@ class Prior:
         _check_lengths(count, batch.negative_prompts, batch.seeds, batch.guidance)
         texts = self._text.encode([*batch.prompts, *batch.negative_prompts])
         rows = slice(None) if is_guided(batch.guidance) else slice(count)
-        schedule = make_schedule(batch.steps)
+        schedule = make_schedule(batch.steps, batch.sampling)
         net = self._stage_c
         prepared = net.prepare(texts.states[rows], texts.pooled[rows], schedule.ratios.to(self._device))
         shape = (net.config.in_channels, embedding_side(batch.height), embedding_side(batch.width))
+        alone = prepared.first(count)
         embeddings = denoise(
-            lambda latents, step: net.step(latents, prepared, step),
+            lambda latents, step, guided: net.step(latents, prepared if guided else alone, step),
             schedule,
             ImageNoise(batch.seeds, shape, self._device),
             batch.guidance,
             net.config.prediction_type,
+            batch.sampling,
         )
         pooled = texts.pooled.float().cpu().numpy()
         return PriorImages(
@@ -153,7 +159,9 @@ class Decoder:
         )
         latents = self.latents(batch)
         # One image at a time: Stage A's activations are the largest of all and gain nothing from a batch.
-        images = [_to_pixels(self._stage_a.decode(latent)) for latent in latents.split(1)]
+        images = [
+            _to_pixels(self._stage_a.decode(latent, batch.stage_a_scale)) for latent in latents.split(1)
+        ]
         pixels, has_nan, has_infinite = zip(*images, strict=True)
         return DecodedImages(np.concatenate(pixels), list(has_nan), list(has_infinite))
 
@@ -163,16 +171,18 @@ class Decoder:
         if is_guided(batch.guidance):
             pooled = torch.cat([pooled, self._tensor(batch.negative_pooled)])
             embeddings = torch.cat([embeddings, torch.zeros_like(embeddings)])
-        schedule = make_schedule(batch.steps)
+        schedule = make_schedule(batch.steps, batch.sampling)
         net = self._stage_b
         height, width = latent_side(batch.height), latent_side(batch.width)
         prepared = net.prepare(pooled, embeddings, schedule.ratios.to(self._device), (height, width))
+        alone = prepared.first(len(batch.embeddings))
         return denoise(
-            lambda latents, step: net.step(latents, prepared, step),
+            lambda latents, step, guided: net.step(latents, prepared if guided else alone, step),
             schedule,
             ImageNoise(batch.seeds, (net.config.in_channels, height, width), self._device),
             batch.guidance,
             net.config.prediction_type,
+            batch.sampling,
         )
 
     def _tensor(self, array: np.ndarray) -> Tensor:

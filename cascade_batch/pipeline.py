@@ -20,7 +20,7 @@ from cascade_batch.numerics import SWITCHES
 from cascade_batch.opening import OpenRun, open_or_create
 from cascade_batch.runners.pools import Pools
 from cascade_batch.runners.runner import Runner, Setup
-from cascade_batch.spec import DtypeSpec, PoolSpec, PoolsSpec, Spec
+from cascade_batch.spec import DtypeSpec, PoolSpec, PoolsSpec, Spec, sampling_of
 from cascade_batch.storage import Storage
 from cascade_batch.stores import layout
 from cascade_batch.stores.embeddings import committed_embeddings
@@ -174,7 +174,15 @@ def _setup(spec: Spec, run: OpenRun, runner: Runner, observer: Observer) -> Setu
             f"batch {pool.settings.batch}"
         )
     ref = RunRef(run.storage.uri, run.storage.create_only, _numerics_text(pools), run.table.root)
-    return Setup(ref, spec.model, digests, pools, run.embeddings_schema, spec.limits.attempts)
+    return Setup(
+        ref,
+        spec.model,
+        sampling_of(spec.sampler),
+        digests,
+        pools,
+        run.embeddings_schema,
+        spec.limits.attempts,
+    )
 
 
 def _settled(pools: PoolsSpec, dtype: DtypeSpec, storage: Storage) -> tuple[PoolsSpec, DtypeSpec]:

@@ -7,9 +7,11 @@ columns beside a key name the bits.
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from cascade_batch.numerics import NUMERICS_VERSION
+from cascade_batch.sampling import Sampling, StageSampling
 
 STAGE_C_PARTS = ("stage_c", "text_encoder", "tokenizer")
 STAGE_BA_PARTS = ("stage_b", "stage_a")
@@ -17,7 +19,9 @@ LORAS = "loras"
 """In `weights.json`, if a run has any: what all its LoRAs hash to, weights and tokens included."""
 
 
-def stage_c_key(request: Mapping[str, Any], weights: Mapping[str, str], dtype: str, preset: str) -> str:
+def stage_c_key(
+    request: Mapping[str, Any], weights: Mapping[str, str], dtype: str, sampling: StageSampling
+) -> str:
     """Key of an embedding.
 
     Args:
@@ -36,7 +40,7 @@ def stage_c_key(request: Mapping[str, Any], weights: Mapping[str, str], dtype: s
             "width": request["width"],
             "steps": request["prior_steps"],
             "guidance_scale": request["prior_guidance_scale"] if guided else None,
-            "sampler": preset,
+            "sampler": asdict(sampling),
             "weights": {part: weights[part] for part in (*STAGE_C_PARTS, LORAS) if part in weights},
             "dtype": dtype,
             "numerics": NUMERICS_VERSION,
@@ -44,7 +48,9 @@ def stage_c_key(request: Mapping[str, Any], weights: Mapping[str, str], dtype: s
     )
 
 
-def stage_ba_key(request: Mapping[str, Any], c_key: str, weights: Mapping[str, str], dtype: str) -> str:
+def stage_ba_key(
+    request: Mapping[str, Any], c_key: str, weights: Mapping[str, str], dtype: str, sampling: Sampling
+) -> str:
     """Key of a picture: that of its embedding and all that Stage B and A add."""
     guided = request["decoder_guidance_scale"] > 1
     return _hash(
@@ -56,6 +62,8 @@ def stage_ba_key(request: Mapping[str, Any], c_key: str, weights: Mapping[str, s
             "width": request["width"],
             "steps": request["decoder_steps"],
             "guidance_scale": request["decoder_guidance_scale"] if guided else None,
+            "sampler": asdict(sampling.ba),
+            "stage_a_scale": sampling.stage_a_scale,
             "weights": {part: weights[part] for part in STAGE_BA_PARTS},
             "dtype": dtype,
             "numerics": NUMERICS_VERSION,

@@ -21,6 +21,7 @@ import pyarrow as pa  # noqa: E402
 from cascade_batch.runners import ray_data  # noqa: E402
 from cascade_batch.runners.pools import Pool, Pools  # noqa: E402
 from cascade_batch.runners.runner import Setup  # noqa: E402
+from cascade_batch.sampling import Sampling  # noqa: E402
 from cascade_batch.schemas import embedding_schema  # noqa: E402
 from cascade_batch.spec import ModelSpec  # noqa: E402
 from cascade_batch.workers.context import RunRef  # noqa: E402
@@ -68,7 +69,7 @@ def main() -> None:
 def _setup() -> Setup:
     pool = Pool(1, 0.0, 0.5, Settings(4, 1, "auto"))
     ref = RunRef("/nowhere", True, "{}")
-    return Setup(ref, ModelSpec(), {}, Pools(pool, pool, 0.25), embedding_schema((24, 24)), 3)
+    return Setup(ref, ModelSpec(), Sampling(), {}, Pools(pool, pool, 0.25), embedding_schema((24, 24)), 3)
 
 
 def _run(runner: ray_data.RayRunner, setup: Setup, shards: int) -> float:

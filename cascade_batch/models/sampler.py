@@ -1,8 +1,8 @@
 """The denoising loop and its noise, the same for Stage C and Stage B.
 
 Every image has a CPU generator of its own, seeded by its seed at the start of each stage and drawn from in
-one order: the first latents, then once per step. So an image's noise depends on nothing but its seed, and
-equals what the published pipelines draw from a list of generators. Latents stay float32.
+one order: the first latents, then once per step that adds noise. So an image's noise depends on nothing but its
+seed, and equals what the published pipelines draw from a list of generators. Latents stay float32.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from cascade_batch.errors import SpecError
-from cascade_batch.models.schedule import Schedule
+from cascade_batch.models.schedule import DIFFUSERS, Schedule
+from cascade_batch.sampling import StageSampling
 
-Predict = Callable[[Tensor, int], Tensor]
-"""(latents, step number) to the network's prediction, all float32 of one shape."""
+Predict = Callable[[Tensor, int, bool], Tensor]
+"""(latents, step number, guided) to the network's prediction, all float32 of one shape; guided latents come doubled,
+the conditional half first."""
 
 
 class ImageNoise:
@@ -48,6 +50,7 @@ def denoise(
     noise: ImageNoise,
     guidance: Sequence[float],
     prediction_type: str = "epsilon",
+    sampling: StageSampling = DIFFUSERS,
 ) -> Tensor:
     """Latents of the finished images, float32 (images, *shape).
 
@@ -58,15 +61,30 @@ def denoise(
     latents = noise.draw()
     scale = torch.tensor(guidance, dtype=torch.float32, device=latents.device).view(-1, 1, 1, 1)
     for step in range(len(schedule)):
-        if guided:
-            conditional, unconditional = predict(torch.cat([latents, latents]), step).chunk(2)
-            predicted = torch.lerp(unconditional, conditional, scale)
+        time = 1 - step / len(schedule)
+        if guided and sampling.guidance_to <= time <= sampling.guidance_from:
+            conditional, unconditional = predict(torch.cat([latents, latents]), step, True).chunk(2)
+            predicted = torch.lerp(unconditional, conditional, _scale_at(time, scale, sampling))
+            predicted = _rescaled(predicted, conditional, sampling.guidance_rescale)
         else:
-            predicted = predict(latents, step)
+            predicted = predict(latents, step, False)
         epsilon = as_epsilon(predicted, latents, schedule.signal[step].item(), prediction_type)
-        fresh = noise.draw() if step + 1 < len(schedule) else None
+        fresh = noise.draw() if schedule.draws_noise and step + 1 < len(schedule) else None
         latents = schedule.previous(latents, epsilon, fresh, step)
     return latents
+
+
+def _scale_at(time: float, scale: Tensor, sampling: StageSampling) -> Tensor:
+    end = sampling.guidance_end
+    return scale if end is None else scale * time + end * (1 - time)
+
+
+def _rescaled(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
+    """Guidance widens the prediction's spread; a share of it gets the conditional one's, image by image."""
+    if share == 0:
+        return guided
+    spread, wanted = (each.flatten(1).std(1).view(-1, 1, 1, 1) for each in (guided, conditional))
+    return share * guided * (wanted / spread) + (1 - share) * guided
 
 
 def as_epsilon(predicted: Tensor, latents: Tensor, signal: float, prediction_type: str) -> Tensor:

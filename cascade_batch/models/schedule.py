@@ -6,7 +6,9 @@ Nichol and Dhariwal (2021), ᾱ(t) = cos²((t + s)/(1 + s) · π/2) / cos²(s/(1
 
     x' = (x - (1 - α)/√(1 - ᾱ(t)) · ε) / √α + √((1 - α)(1 - ᾱ(t'))/(1 - ᾱ(t))) · noise
 
-The last step, to 0, adds no noise.
+The last step, to 0, adds no noise. Every other way of stepping is as linear in x, ε and noise, and is kept in the
+same three weights. With x0 = (x - √(1 - ᾱ)·ε)/√ᾱ, DDIM (Song et al. 2021) is x' = √ᾱ'·x0 + √(1 - ᾱ')·ε, and LCM
+(Luo et al. 2023) is x' = √ᾱ'·x0 + √(1 - ᾱ')·noise.
 """
 
 import math
@@ -15,7 +17,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cascade_batch.sampling import StageSampling
+
+DIFFUSERS = StageSampling()
 OFFSET = 0.008
+LEAST, MOST = 0.0001, 0.9999
+"""Limits of ᾱ."""
 
 
 def signal_share(ratios: Tensor) -> Tensor:
@@ -23,7 +30,19 @@ def signal_share(ratios: Tensor) -> Tensor:
     offset = torch.tensor(OFFSET)
     start = torch.cos(offset / (1 + offset) * math.pi * 0.5) ** 2
     share = torch.cos((ratios + offset) / (1 + offset) * math.pi * 0.5) ** 2 / start
-    return share.clamp(0.0001, 0.9999)
+    return share.clamp(LEAST, MOST)
+
+
+def shifted(signal: Tensor, shift: float) -> Tensor:
+    """ᾱ at a signal-to-noise ratio shift² times smaller (Hoogeboom et al. 2023), within the same limits."""
+    return torch.sigmoid(torch.logit(signal) - 2 * math.log(shift)).clamp(LEAST, MOST)
+
+
+def ratio_of(signal: Tensor) -> Tensor:
+    """The time ratio at which ᾱ is `signal`, the inverse of `signal_share`."""
+    start = math.cos(OFFSET / (1 + OFFSET) * math.pi * 0.5) ** 2
+    angle = torch.acos((signal * start).sqrt().clamp(0, 1))
+    return angle / (math.pi * 0.5) * (1 + OFFSET) - OFFSET
 
 
 @dataclass(frozen=True)
@@ -33,9 +52,11 @@ class Schedule:
     ratios: Tensor
     signal: Tensor
     growth: Tensor
-    """1/√α: what a step multiplies by."""
+    """What a step multiplies by; 1/√α in DDPM."""
     epsilon_weight: Tensor
     noise_weight: Tensor
+    draws_noise: bool = True
+    """Whether steps add noise, all but the last."""
 
     def __len__(self) -> int:
         return len(self.ratios)
@@ -46,18 +67,35 @@ class Schedule:
         return mean if noise is None else mean + self.noise_weight[step].item() * noise
 
 
-def make_schedule(steps: int) -> Schedule:
+def make_schedule(steps: int, sampling: StageSampling = DIFFUSERS) -> Schedule:
     """The schedule of `steps` equal time steps, `steps` network evaluations."""
     times = torch.linspace(1.0, 0.0, steps + 1)
     shares = signal_share(times)
+    if sampling.shift != 1:
+        shares = shifted(shares, sampling.shift)
     here, next_ = shares[:-1], shares[1:]
+    growth, epsilon_weight, noise_weight = _WEIGHTS[sampling.method](here, next_)
+    noise_weight[-1] = 0.0
+    if sampling.result == "clean":
+        growth[-1], epsilon_weight[-1] = here[-1].rsqrt(), (1 - here[-1]).sqrt()
+    ratios = ratio_of(here) if sampling.ratio_of_signal else times[:-1]
+    return Schedule(ratios, here, growth, epsilon_weight, noise_weight, sampling.method != "ddim")
+
+
+def _ddpm(here: Tensor, next_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     alpha = here / next_
     noise = ((1 - alpha) * (1 - next_) / (1 - here)).sqrt()
-    noise[-1] = 0.0
-    return Schedule(
-        ratios=times[:-1],
-        signal=here,
-        growth=(1 / alpha).sqrt(),
-        epsilon_weight=(1 - alpha) / (1 - here).sqrt(),
-        noise_weight=noise,
-    )
+    return (1 / alpha).sqrt(), (1 - alpha) / (1 - here).sqrt(), noise
+
+
+def _ddim(here: Tensor, next_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    growth = (next_ / here).sqrt()
+    return growth, (1 - here).sqrt() - (1 - next_).sqrt() / growth, torch.zeros_like(here)
+
+
+def _lcm(here: Tensor, next_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return (next_ / here).sqrt(), (1 - here).sqrt(), (1 - next_).sqrt()
+
+
+_WEIGHTS = {"ddpm": _ddpm, "ddim": _ddim, "lcm": _lcm}
+"""Method -> (growth, weight of ε, weight of noise) of each step."""

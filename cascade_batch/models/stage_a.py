@@ -93,9 +93,16 @@ class StageA(nn.Module):
         x = pixels.permute(0, 2, 3, 1).to(self.dtype)
         return self.down_blocks(self.in_block(x)).permute(0, 3, 1, 2).float()
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Stage B's latents (B, 4, h, w) to pixels (B, 3, 4h, 4w), float32, nominally 0..1, not clamped."""
-        x = (latents * self.config.scale_factor).permute(0, 2, 3, 1).to(self.dtype)
+    def decode(self, latents: Tensor, scale: float | None = None) -> Tensor:
+        """Stage B's latents (B, 4, h, w) to pixels (B, 3, 4h, 4w), float32, nominally 0..1, not clamped.
+
+        `scale` multiplies the latents, None the config's `scale_factor`.
+        """
+        x = (
+            (latents * (self.config.scale_factor if scale is None else scale))
+            .permute(0, 2, 3, 1)
+            .to(self.dtype)
+        )
         return self.out_block(self.up_blocks(x)).permute(0, 3, 1, 2).float()
 
 

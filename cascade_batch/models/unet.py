@@ -47,6 +47,11 @@ class Prepared:
     image_map: Tensor | None = None
     """What Stage B adds to the embedded latents, (batch, h, w, channels)."""
 
+    def first(self, images: int) -> "Prepared":
+        """Of the first images of the batch alone."""
+        kept = {block: (keys[:images], values[:images]) for block, (keys, values) in self.keys_values.items()}
+        return Prepared(kept, self.modulations, None if self.image_map is None else self.image_map[:images])
+
 
 class CascadeUNet(nn.Module):
     """The trunk with its input and output layers; the stages add their conditioning."""

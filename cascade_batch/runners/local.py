@@ -81,7 +81,7 @@ class _Workers:
             parts = load_parts(setup.model, STAGE_C_PARTS, setup.weights)
             loras = load_loras(setup.model, setup.weights)
             self._c = StageCWorker(
-                parts, setup.pools.c.settings, setup.embeddings_schema, self._ledger, loras
+                parts, setup.pools.c.settings, setup.sampling.c, setup.embeddings_schema, self._ledger, loras
             )
         return self._c.render(data)
 
@@ -92,5 +92,5 @@ class _Workers:
 
             setup = self._setup
             parts = load_parts(setup.model, STAGE_BA_PARTS, setup.weights)
-            self._ba = StageBAWorker(parts, setup.pools.ba.settings, self._ledger)
+            self._ba = StageBAWorker(parts, setup.pools.ba.settings, setup.sampling, self._ledger)
         return self._ba.render(data)

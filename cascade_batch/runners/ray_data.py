@@ -73,7 +73,9 @@ class PoolC:
 
         parts = load_parts(setup.model, STAGE_C_PARTS, setup.weights)
         loras = load_loras(setup.model, setup.weights)
-        self._worker = StageCWorker(parts, setup.pools.c.settings, setup.embeddings_schema, ledger, loras)
+        self._worker = StageCWorker(
+            parts, setup.pools.c.settings, setup.sampling.c, setup.embeddings_schema, ledger, loras
+        )
 
     def __call__(self, row: pa.Table) -> pa.Table:
         return _on_device(self._worker.render, row)
@@ -86,7 +88,7 @@ class PoolBA:
         from cascade_batch.workers.stage_ba import StageBAWorker
 
         parts = load_parts(setup.model, STAGE_BA_PARTS, setup.weights)
-        self._worker = StageBAWorker(parts, setup.pools.ba.settings, ledger)
+        self._worker = StageBAWorker(parts, setup.pools.ba.settings, setup.sampling, ledger)
 
     def __call__(self, row: pa.Table) -> pa.Table:
         return _on_device(self._worker.render, row)

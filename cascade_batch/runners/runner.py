@@ -7,6 +7,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from cascade_batch.runners.pools import Pools
+from cascade_batch.sampling import Sampling
 from cascade_batch.spec import DtypeSpec, ModelSpec, PoolsSpec
 from cascade_batch.workers.context import RunRef
 from cascade_batch.workers.shards import ShardData, Ticket
@@ -18,6 +19,7 @@ class Setup:
 
     ref: RunRef
     model: ModelSpec
+    sampling: Sampling
     weights: Mapping[str, str]
     """sha256 of each part, as in `weights.json`."""
     pools: Pools

@@ -2,6 +2,7 @@
 
 from cascade_batch.spec.loading import load_spec, spec_from_dict, spec_to_dict
 from cascade_batch.spec.resume import differing_fields
+from cascade_batch.spec.samplers import sampling_of
 from cascade_batch.spec.tree import (
     DEFAULT_MODEL,
     DtypeSpec,
@@ -36,6 +37,7 @@ __all__ = [
     "Spec",
     "differing_fields",
     "load_spec",
+    "sampling_of",
     "spec_from_dict",
     "spec_to_dict",
 ]

@@ -4,7 +4,8 @@ import difflib
 
 from cascade_batch.errors import PromptTableError, SpecError
 from cascade_batch.geometry import check_side
-from cascade_batch.spec.tree import DtypeSpec, Spec
+from cascade_batch.sampling import METHODS, PRESETS, RESULTS
+from cascade_batch.spec.tree import DtypeSpec, SamplerSpec, Spec
 
 DTYPES_C = ("auto", "float32", "bfloat16")
 DTYPES_BA = ("auto", "float32", "bfloat16", "float16")
@@ -15,7 +16,7 @@ def check(spec: Spec) -> None:
     _check_dtypes(spec.model.dtype)
     _choice("log.level", spec.log.level, ("debug", "info", "warning", "error"))
     _choice("log.format", spec.log.format, ("text", "json"))
-    _choice("sampler.preset", spec.sampler.preset, ("ddpm",))
+    _check_sampler(spec.sampler)
     _range("output.png_level", spec.output.png_level, 0, 9)
     _range("seed", spec.seed, 0, 2**63 - 1)
     for name in ("width", "height"):
@@ -47,6 +48,17 @@ def _minimums(spec: Spec) -> list[tuple[str, float | None, int]]:
         *((f"pools.{n}.batch", p.batch, 1) for n, p in (("c", pools.c), ("ba", pools.ba))),
         *((f"pools.{n}.threads", p.threads, 1) for n, p in (("c", pools.c), ("ba", pools.ba))),
     ]
+
+
+def _check_sampler(sampler: SamplerSpec) -> None:
+    _choice("sampler.preset", sampler.preset, tuple(PRESETS))
+    for name, stage in (("c", sampler.c), ("ba", sampler.ba)):
+        _choice(f"sampler.{name}.method", stage.method or METHODS[0], METHODS)
+        _choice(f"sampler.{name}.result", stage.result or RESULTS[0], RESULTS)
+        for key in ("guidance_rescale", "guidance_from", "guidance_to"):
+            _range(f"sampler.{name}.{key}", getattr(stage, key) or 0, 0, 1)
+        _range(f"sampler.{name}.shift", 1 if stage.shift is None else stage.shift, 0.01, 100)
+        _range(f"sampler.{name}.guidance_end", stage.guidance_end or 0, 0, 2**31)
 
 
 def _check_dtypes(dtype: DtypeSpec) -> None:

@@ -11,6 +11,7 @@ import yaml
 
 from cascade_batch.errors import SpecError
 from cascade_batch.spec.checks import check
+from cascade_batch.spec.samplers import with_guidance
 from cascade_batch.spec.tree import DtypeSpec, Spec
 
 
@@ -35,7 +36,7 @@ def spec_from_dict(tree: Mapping[str, Any]) -> Spec:
     """A checked spec of nested plain values, such as `run.json` holds."""
     spec = _build(Spec, tree, "")
     check(spec)
-    return spec
+    return with_guidance(spec)
 
 
 def spec_to_dict(spec: Spec) -> dict[str, Any]:

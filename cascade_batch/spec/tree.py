@@ -59,13 +59,32 @@ class RenderSpec:
     prior_steps: int = 20
     prior_guidance_scale: float = 4.0
     decoder_steps: int = 10
-    decoder_guidance_scale: float = 0.0
+    decoder_guidance_scale: float | None = None
+    """None: the sampler preset's; a resolved spec has a number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSamplerSpec:
+    """What one stage does otherwise than the preset; the fields of `sampling.StageSampling`, None: as the preset."""
+
+    method: str | None = None
+    shift: float | None = None
+    guidance_rescale: float | None = None
+    guidance_end: float | None = None
+    guidance_from: float | None = None
+    guidance_to: float | None = None
+    result: str | None = None
+    ratio_of_signal: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerSpec:
-    preset: str = "ddpm"
-    """The published pipelines' sampler; the only one so far."""
+    preset: str = "diffusers"
+    """diffusers or original, see `sampling.PRESETS`."""
+    c: StageSamplerSpec = field(default_factory=StageSamplerSpec)
+    ba: StageSamplerSpec = field(default_factory=StageSamplerSpec)
+    stage_a_scale: float | None = None
+    """Factor on Stage B's latents; None: the preset's, else the checkpoint's."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,9 +85,8 @@ def _check_numerics_once(ref: RunRef, device_kind: str) -> None:
 
 def _with_keys(table: pa.Table, requests: pa.Table, prompts_sha256: str, run: RunContext) -> pa.Table:
     dtypes = table["dtype"].to_pylist()
-    preset = run.spec.sampler.preset
     keys = [
-        stage_c_key(request, run.weights, dtype, preset) if request["prompt"] is not None else None
+        stage_c_key(request, run.weights, dtype, run.sampling.c) if request["prompt"] is not None else None
         for request, dtype in zip(requests.to_pylist(), dtypes, strict=True)
     ]
     rows, token = table.num_rows, uuid.uuid4().hex
@@ -178,7 +177,7 @@ def _image_row(
         "image_sha256": file.sha256 if file else None,
         "pixel_sha256": file.pixel_sha256 if file else None,
         "stage_c_key": c_key,
-        "stage_ba_key": stage_ba_key(request, c_key, run.weights, picture["dtype"]) if c_key else None,
+        "stage_ba_key": c_key and stage_ba_key(request, c_key, run.weights, picture["dtype"], run.sampling),
         **{f"stage_c_{name}": embedding[name] for name in _COST},
         **{f"stage_ba_{name}": picture[name] for name in _COST},
     }

@@ -9,8 +9,9 @@ import pyarrow as pa
 from cascade_batch import __version__
 from cascade_batch.errors import IntegrityError
 from cascade_batch.prompts import PromptTable
+from cascade_batch.sampling import Sampling
 from cascade_batch.schemas import manifest_schema
-from cascade_batch.spec import Spec, spec_from_dict
+from cascade_batch.spec import Spec, sampling_of, spec_from_dict
 from cascade_batch.storage import Storage
 from cascade_batch.stores import layout
 from cascade_batch.stores.run_record import read_json
@@ -32,6 +33,7 @@ class RunRef:
 class RunContext:
     storage: Storage
     spec: Spec
+    sampling: Sampling
     table: PromptTable
     weights: dict[str, str]
     manifest_schema: pa.Schema
@@ -46,10 +48,12 @@ def open_run(ref: RunRef) -> RunContext:
     record, weights = read_json(storage, layout.RUN), read_json(storage, layout.WEIGHTS)
     if record is None or weights is None:
         raise IntegrityError("not a run", where=ref.uri, expected=f"{layout.RUN} and {layout.WEIGHTS}")
+    spec = spec_from_dict(record["spec"])
     table = PromptTable.from_json(record["table"], root=ref.table_root)
     return RunContext(
         storage=storage,
-        spec=spec_from_dict(record["spec"]),
+        spec=spec,
+        sampling=sampling_of(spec.sampler),
         table=table,
         weights=weights,
         manifest_schema=manifest_schema(table.carried),

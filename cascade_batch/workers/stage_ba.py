@@ -8,6 +8,7 @@ import pyarrow as pa
 import torch
 
 from cascade_batch.cascade import Decoder, DecoderBatch, PartFiles, device_kind, fix_numerics, pick_device
+from cascade_batch.sampling import Sampling
 from cascade_batch.stores.embeddings import embedding_arrays
 from cascade_batch.stores.images import is_single_colour
 from cascade_batch.workers.batching import Batch
@@ -46,8 +47,10 @@ _ARRAYS = ["embedding", "pooled", "negative_pooled"]
 class StageBAWorker:
     """Holds Stage B and Stage A on one device."""
 
-    def __init__(self, parts: dict[str, PartFiles], settings: Settings, ledger: Ledger) -> None:
-        self._settings, self._ledger = settings, ledger
+    def __init__(
+        self, parts: dict[str, PartFiles], settings: Settings, sampling: Sampling, ledger: Ledger
+    ) -> None:
+        self._settings, self._sampling, self._ledger = settings, sampling, ledger
         fix_numerics(settings.threads)
         device = pick_device() if settings.device == "auto" else settings.device
         self._device_kind = device_kind(device)
@@ -90,6 +93,8 @@ class StageBAWorker:
                     width=batch.width,
                     steps=batch.steps,
                     guidance=[r["decoder_guidance_scale"] for r in rows],
+                    sampling=self._sampling.ba,
+                    stage_a_scale=self._sampling.stage_a_scale,
                 )
             )
         except torch.OutOfMemoryError as error:

@@ -10,6 +10,7 @@ import torch
 
 from cascade_batch.cascade import PartFiles, Prior, PriorBatch, device_kind, fix_numerics, pick_device
 from cascade_batch.models.loras import Lora
+from cascade_batch.sampling import StageSampling
 from cascade_batch.stores.embeddings import embedding_column, embedding_sha256
 from cascade_batch.workers.batching import Batch
 from cascade_batch.workers.ledger import Ledger
@@ -40,11 +41,12 @@ class StageCWorker:
         self,
         parts: dict[str, PartFiles],
         settings: Settings,
+        sampling: StageSampling,
         schema: pa.Schema,
         ledger: Ledger,
         loras: Sequence[Lora] = (),
     ) -> None:
-        self._settings, self._schema, self._ledger = settings, schema, ledger
+        self._settings, self._sampling, self._schema, self._ledger = settings, sampling, schema, ledger
         fix_numerics(settings.threads)
         device = pick_device() if settings.device == "auto" else settings.device
         self._device_kind = device_kind(device)
@@ -79,6 +81,7 @@ class StageCWorker:
                     width=batch.width,
                     steps=batch.steps,
                     guidance=[r["prior_guidance_scale"] for r in rows],
+                    sampling=self._sampling,
                 )
             )
         except torch.OutOfMemoryError as error:

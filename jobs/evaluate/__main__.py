@@ -1,6 +1,6 @@
 """Score a model on the evaluation's prompts.
 
-Run:  python -m jobs.evaluate --out runs/eval [--model mini] [--set sampler.preset=ddpm]     renders, then scores
+Run:  python -m jobs.evaluate --out runs/eval [--model mini] [--set sampler.preset=original]     renders, then scores
       python -m jobs.evaluate RUN                                                            scores a finished run
 
 A render that was interrupted goes on when the command is repeated. Scores are printed and written to

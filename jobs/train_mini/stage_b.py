@@ -111,7 +111,7 @@ class StageBTraining:
             latents, embeddings = self.windows(Random(77))
         schedule = make_schedule(STEPS)
         rendered = denoise(
-            lambda seen, step: self.predict(seen, embeddings, schedule.ratios[step].expand(BATCH)),
+            lambda seen, step, _guided: self.predict(seen, embeddings, schedule.ratios[step].expand(BATCH)),
             schedule,
             ImageNoise(range(BATCH), (4, latents.shape[2], latents.shape[3]), self.device),
             [0.0] * BATCH,

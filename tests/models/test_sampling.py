@@ -137,11 +137,11 @@ def test_a_velocity_prediction_gives_the_same_latents() -> None:
     clean = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     schedule = make_schedule(6)
 
-    def noise_in(latents: torch.Tensor, step: int) -> torch.Tensor:
+    def noise_in(latents: torch.Tensor, step: int, _guided: bool = False) -> torch.Tensor:
         signal = schedule.signal[step]
         return (latents - signal.sqrt() * clean) / (1 - signal).sqrt()
 
-    def velocity(latents: torch.Tensor, step: int) -> torch.Tensor:
+    def velocity(latents: torch.Tensor, step: int, _guided: bool = False) -> torch.Tensor:
         signal = schedule.signal[step]
         return signal.sqrt() * noise_in(latents, step) - (1 - signal).sqrt() * clean
 

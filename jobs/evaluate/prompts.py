@@ -1,8 +1,8 @@
 """Write the evaluation's prompt table.  Run:  python -m jobs.evaluate.prompts
 
 Six tasks with GenEval's names, 100 prompts each, out of the world that `mini` is trained on and worded like
-its captions. In four tasks every second prompt asks for a combination that training never shows; everything
-else it asks for has been shown. `sampled.parquet` holds six prompts of each task, for CI.
+its captions. In four tasks some prompts, at most every second one, ask for a combination that training never shows;
+everything else they ask for has been shown. `sampled.parquet` holds six prompts of each task, for CI.
 """
 
 import json

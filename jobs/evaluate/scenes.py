@@ -5,7 +5,7 @@ All else it asks for has been shown.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import cycle, permutations, product
+from itertools import cycle, islice, permutations, product
 from random import Random
 
 from jobs.train_mini.world import (
@@ -28,6 +28,8 @@ SAID_GROUND = 0.4
 SAID_PLACE = 0.2
 PATTERNED = 0.4
 """Share of the stated grounds."""
+ASKED_OF_ONE = 12
+"""How many prompts of a task ask for one held-out combination: with more, a table would ask for little else."""
 Scenes = Iterator[tuple[bool, Scene]]
 
 
@@ -47,7 +49,7 @@ def two_objects(rng: Random) -> Scenes:
 
 def counting(rng: Random) -> Scenes:
     said_colour = cycle([True, True, False, False])
-    for held_out, (count, shape) in _half_held_out(product(COUNTS, SHAPES), rng):
+    for held_out, (count, shape) in _some_held_out(product(COUNTS, SHAPES), rng):
         colour = _seen_colour(rng, shape) if next(said_colour) else None
         # Five large things would touch.
         sizes = ("small", "medium") if count == 5 else tuple(SIZES)
@@ -55,7 +57,7 @@ def counting(rng: Random) -> Scenes:
 
 
 def colors(rng: Random) -> Scenes:
-    for held_out, (colour, shape) in _half_held_out(product(OBJECT_COLOURS, SHAPES), rng):
+    for held_out, (colour, shape) in _some_held_out(product(OBJECT_COLOURS, SHAPES), rng):
         place = rng.choice(list(PLACES)) if rng.random() < SAID_PLACE else None
         yield held_out, _scene(rng, [_thing(rng, shape, colour, [PLACES[place or "middle"]])], place=place)
 
@@ -63,7 +65,7 @@ def colors(rng: Random) -> Scenes:
 def positions(rng: Random) -> Scenes:
     said_colours = cycle([True, True, False, False])
     relations = ((a, r, b) for a, r, b in product(SHAPES, RELATIONS, SHAPES) if a != b)
-    for held_out, (first, relation, second) in _half_held_out(relations, rng):
+    for held_out, (first, relation, second) in _some_held_out(relations, rng):
         shapes = first, second
         colours = _seen_colours(rng, shapes) if next(said_colours) else (None, None)
         yield held_out, _pair(rng, shapes, colours, relation)
@@ -72,7 +74,7 @@ def positions(rng: Random) -> Scenes:
 def attributions(rng: Random) -> Scenes:
     """Of a held-out prompt one of the two colours, the first and the second in turn, is unseen on its shape."""
     related = cycle([True, True, False, False])
-    for turn, (held_out, (colour, shape)) in enumerate(_half_held_out(product(OBJECT_COLOURS, SHAPES), rng)):
+    for turn, (held_out, (colour, shape)) in enumerate(_some_held_out(product(OBJECT_COLOURS, SHAPES), rng)):
         other = rng.choice([name for name in SHAPES if name != shape])
         other_colour = _seen_colour(rng, other, besides=colour)
         things = [(colour, shape), (other_colour, other)]
@@ -81,14 +83,16 @@ def attributions(rng: Random) -> Scenes:
         yield held_out, _pair(rng, shapes, colours, relation)
 
 
-def _half_held_out(combinations: Iterable[tuple], rng: Random) -> Iterator[tuple[bool, tuple]]:
-    """Seen and held-out combinations in turn, each kind shuffled, over and over."""
+def _some_held_out(combinations: Iterable[tuple], rng: Random) -> Iterator[tuple[bool, tuple]]:
+    """Seen and held-out combinations in turn, each kind shuffled, until the held-out ones have had their share."""
     kinds: dict[bool, list[tuple]] = {False: [], True: []}
     for words in combinations:
         kinds[is_held_out(*words)].append(words)
-    endless = [(held_out, _shuffled_forever(kinds[held_out], rng)) for held_out in kinds]
-    for held_out, words in cycle(endless):
-        yield held_out, next(words)
+    unseen = islice(_shuffled_forever(kinds[True], rng), ASKED_OF_ONE * len(kinds[True]))
+    for seen in _shuffled_forever(kinds[False], rng):
+        yield False, seen
+        if (words := next(unseen, None)) is not None:
+            yield True, words
 
 
 def _shuffled_forever(values: list, rng: Random) -> Iterator:

@@ -81,7 +81,7 @@ COUNTS = {
 ROWS = {2: (0.29, 0.71), 3: (0.19, 0.5, 0.81)}
 """Horizontal places where a group shares the picture with another object."""
 KINDS = {"one": 0.22, "pair": 0.48, "count": 0.22, "group": 0.08}
-HELD_OUT_SHARE = 0.12
+HELD_OUT_SHARE = 0.045
 
 
 @dataclass(frozen=True)

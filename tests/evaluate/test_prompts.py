@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from itertools import product
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,9 +20,18 @@ from jobs.evaluate.prompts import (
     prompts_table,
     sampled,
 )
+from jobs.evaluate.scenes import ASKED_OF_ONE
 from jobs.evaluate.validate import drawn
 from jobs.train_mini.captions import KNOWN_WORDS
-from jobs.train_mini.world import SHAPES, UNSAID_GROUNDS, breaks_hold_out
+from jobs.train_mini.world import (
+    COUNTS,
+    OBJECT_COLOURS,
+    RELATIONS,
+    SHAPES,
+    UNSAID_GROUNDS,
+    breaks_hold_out,
+    is_held_out,
+)
 
 TASKS = ("single object", "two objects", "counting", "colors", "position", "color attribution")
 
@@ -47,10 +57,18 @@ def test_a_hundred_prompts_of_every_task_none_twice(prompts: list[Prompt]) -> No
     assert Counter(prompt.task for prompt in sampled(prompts)) == dict.fromkeys(TASKS, 6)
 
 
-def test_half_of_four_tasks_is_held_out(prompts: list[Prompt]) -> None:
+def test_held_out_combinations_have_their_share(prompts: list[Prompt]) -> None:
+    pairs = [(a, relation, b) for a, relation, b in product(SHAPES, RELATIONS, SHAPES) if a != b]
+    unseen = {
+        "counting": sum(is_held_out(*words) for words in product(COUNTS, SHAPES)),
+        "colors": sum(is_held_out(*words) for words in product(OBJECT_COLOURS, SHAPES)),
+        "position": sum(is_held_out(*words) for words in pairs),
+    }
+    unseen["color attribution"] = unseen["colors"]
+    assert all(unseen.values())
     for task in TASKS:
         share = sum(prompt.held_out for prompt in of_task(prompts, task)) / 100
-        assert share == pytest.approx(0.5 if task not in ("single object", "two objects") else 0.0, abs=0.05)
+        assert share == pytest.approx(min(0.5, unseen.get(task, 0) * ASKED_OF_ONE / 100), abs=0.05)
     asked = [p for p in prompts if all(thing.said_colour for thing in p.scene.things)]
     assert all(breaks_hold_out(prompt.scene) == prompt.held_out for prompt in asked)
 

@@ -32,7 +32,7 @@ def test_training_never_shows_a_held_out_combination() -> None:
     rng = Random(3)
     held_out = [scene for scene in (any_scene(rng) for _ in range(3000)) if breaks_hold_out(scene)]
     asked = {(scene.things[0].colour, scene.things[0].shape) for scene in held_out if scene.kind == "one"}
-    assert len(asked) >= 4
+    assert len(asked) >= 3
     assert all(world.is_held_out(*words) for words in asked)
 
 

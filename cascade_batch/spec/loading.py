@@ -36,7 +36,7 @@ def spec_from_dict(tree: Mapping[str, Any]) -> Spec:
     """A checked spec of nested plain values, such as `run.json` holds."""
     spec = _build(Spec, tree, "")
     check(spec)
-    return with_guidance(spec)
+    return spec if "decoder_guidance_scale" in tree.get("render", {}) else with_guidance(spec)
 
 
 def spec_to_dict(spec: Spec) -> dict[str, Any]:

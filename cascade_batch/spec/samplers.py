@@ -16,9 +16,7 @@ def sampling_of(sampler: SamplerSpec) -> Sampling:
 
 
 def with_guidance(spec: Spec) -> Spec:
-    """The spec with Stage B's guidance filled in from the preset, if it does not say."""
-    if spec.render.decoder_guidance_scale is not None:
-        return spec
+    """The spec with the preset's guidance of Stage B."""
     scale = PRESETS[spec.sampler.preset].decoder_guidance_scale
     return replace(spec, render=replace(spec.render, decoder_guidance_scale=scale))
 

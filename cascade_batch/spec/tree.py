@@ -59,8 +59,8 @@ class RenderSpec:
     prior_steps: int = 20
     prior_guidance_scale: float = 4.0
     decoder_steps: int = 10
-    decoder_guidance_scale: float | None = None
-    """None: the sampler preset's; a resolved spec has a number."""
+    decoder_guidance_scale: float = 0.0
+    """If a spec does not say, it is the sampler preset's."""
 
 
 @dataclass(frozen=True, kw_only=True)

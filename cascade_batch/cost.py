@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cascade_batch.geometry import embedding_side, latent_side
+from cascade_batch.layouts import ATTENTION, RES
 
 Config = Mapping[str, Any]
 
 TEXT_TOKENS = 77
-RES, TIME, ATTENTION = "SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock"
 
 
 def stage_c_flops(config: Config, height: int, width: int, steps: int, guided: bool) -> int:

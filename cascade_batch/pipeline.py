@@ -111,7 +111,10 @@ def render(
     with closing(make_runner()) as runner, _alive(runner, storage, observer, take_over):
         # A sitting that dies must not leave an older one's "finished": the analysts' table would stay as it was.
         storage.delete(layout.OUTCOME)
-        setup = _setup(spec, run, runner, observer)
+        try:
+            setup = _setup(spec, run, runner, observer)
+        except KeyboardInterrupt:
+            return _finish(run, progress, done, (), INTERRUPTED)
         progress.actors_c, progress.actors_ba = setup.pools.c.actors, setup.pools.ba.actors
         return _drive(spec, run, runner.run(tickets, setup), progress, done, observer)
 

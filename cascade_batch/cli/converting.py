@@ -7,9 +7,8 @@ from cascade_batch import weights
 from cascade_batch.cli.entry import FINISHED
 from cascade_batch.errors import WeightsError
 from cascade_batch.models.checkpoints import PartFiles
-from cascade_batch.models.conversion import write_diffusers, write_original
-
-NETWORKS = ("stage_c", "stage_b", "stage_a")
+from cascade_batch.models.conversion import CLASSES, write_diffusers, write_original
+from cascade_batch.weights.folders import stem_of
 
 
 def convert_command(name: str, out: Path, layout: str) -> int:
@@ -42,11 +41,10 @@ def _write(part: weights.Part, out: Path, layout: str) -> Path:
             shutil.copyfile(folder / extra, subfolder / extra)
         return subfolder
     files = PartFiles(weights.read_config(part), folder, tuple(folder / file for file in part.files))
-    if layout == "original" and part.name in NETWORKS:
+    if layout == "original" and part.name in CLASSES:
         target = out / f"{part.name}.safetensors"
         write_original(part.name, files, target)
     else:
-        stem = "model" if part.name == "text_encoder" else "diffusion_pytorch_model"
-        target = subfolder / f"{stem}.safetensors"
+        target = subfolder / f"{stem_of(part.name)}.safetensors"
         write_diffusers(part.name, files, target)
     return target

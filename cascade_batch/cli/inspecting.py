@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 from cascade_batch import weights
 from cascade_batch.cli.entry import FINISHED
+from cascade_batch.layouts import first_keys
 from cascade_batch.storage import Storage
 from cascade_batch.weights.inspection import PartReport, inspect
 from cascade_batch.weights.locating import model_root
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-SHOWN_KEYS = 5
 READ = 1 << 24
 
 
@@ -36,10 +36,8 @@ def _print_parts(reports: Sequence[PartReport]) -> None:
         print(
             f"    {report.part}: {report.parameters:,} parameters{published}, {'/'.join(report.dtypes)}{layout}"
         )
-    foreign = reports[0].strangers
-    if foreign:
-        more = f" and {len(foreign) - SHOWN_KEYS:,} more" if len(foreign) > SHOWN_KEYS else ""
-        print(f"    of no known part: {', '.join(foreign[:SHOWN_KEYS])}{more}")
+    if reports[0].strangers:
+        print(f"    of no known part: {first_keys(reports[0].strangers)}")
 
 
 def _print_missing(root: str, found: set[str]) -> None:

@@ -6,18 +6,22 @@ several parts into one file, each behind a prefix. Whatever the file, the names 
 the diffusers layout.
 """
 
-from cascade_batch.layouts.configs import config_note, infer_config
+from cascade_batch.layouts.configs import ATTENTION, RES, TIME, config_note, infer_config
 from cascade_batch.layouts.header import Entry, Header, read_header
 from cascade_batch.layouts.old_names import modern
-from cascade_batch.layouts.recognition import Found, recognise, strangers
+from cascade_batch.layouts.recognition import Found, first_keys, recognise, strangers
 from cascade_batch.layouts.renames import Source, original_name
 
 __all__ = [
+    "ATTENTION",
+    "RES",
+    "TIME",
     "Entry",
     "Found",
     "Header",
     "Source",
     "config_note",
+    "first_keys",
     "infer_config",
     "modern",
     "original_name",

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from cascade_batch.errors import WeightsError
+from cascade_batch.layouts.recognition import first_keys
 from cascade_batch.layouts.renames import JOINED, SPLIT, original_name
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -40,7 +41,6 @@ UP = (".lora_up.weight", ".lora_B.weight", ".lora_B.default.weight", ".lora.up.w
 ALPHA = ".alpha"
 OFFICIAL = re.compile(r"weights\.(\d+)\.lora_(down|up)")
 EMBEDDINGS, INDICES = "embeddings.embeddings", "embeddings.indices"
-SHOWN_KEYS = 5
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,10 @@ def changes_of(lora: Shapes, networks: Mapping[str, Shapes], where: str) -> list
         changes.append(Change(target, weights, down, up, alpha, lora[down][0], is_official))
     unknown += [key for key in lora if key not in used | {EMBEDDINGS, INDICES}]
     if unknown or not (changes or EMBEDDINGS in lora):
-        more = f" and {len(unknown) - SHOWN_KEYS} more" if len(unknown) > SHOWN_KEYS else ""
         raise WeightsError(
             "this LoRA changes what this model does not have",
             where=where,
-            got=", ".join(unknown[:SHOWN_KEYS]) + more or "no key of a LoRA",
+            got=first_keys(unknown) or "no key of a LoRA",
             expected="changes of Stage C and its text encoder",
             next_step="is it a LoRA for Stable Cascade, and for a Stage C of this size?",
         )

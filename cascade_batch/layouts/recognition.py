@@ -1,6 +1,6 @@
 """Which parts a file holds, each by a key that no other part has, whatever prefix stands before it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cascade_batch.errors import WeightsError
@@ -26,6 +26,9 @@ TOLERATED = {
 """Endings of keys that no network has, each with the reason why they are let pass."""
 TOWER = "transformer."
 """Community files keep the text projection beside `transformer.`, where the rest of the tower is."""
+
+
+SHOWN_KEYS = 5
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,12 @@ def strangers(shapes: Mapping[str, tuple[int, ...]], found: list[Found]) -> list
     """Keys of a file that belong to none of its parts."""
     known = {source.key for part in found for source in part.sources.values()}
     return [key for key in shapes if key not in known and not key.endswith(tuple(TOLERATED))]
+
+
+def first_keys(keys: Sequence[str]) -> str:
+    """Keys for a message: the first few, and how many more there are."""
+    more = len(keys) - SHOWN_KEYS
+    return ", ".join(keys[:SHOWN_KEYS]) + (f" and {more} more" if more > 0 else "")
 
 
 def _ends_with(key: str, mark: str) -> bool:

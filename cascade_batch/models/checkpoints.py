@@ -20,7 +20,7 @@ from cascade_batch.models.config import parse_stage_a, parse_unet
 from cascade_batch.models.stage_a import StageA
 from cascade_batch.models.stage_b import StageB
 from cascade_batch.models.stage_c import StageC
-from cascade_batch.models.stored import StoredPart, listed, open_part
+from cascade_batch.models.stored import StoredPart, listed, open_part, shapes_of
 from cascade_batch.models.text import build_text_tower, restore_buffers
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -97,8 +97,7 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
 def _load(build: Callable[[], Network], stored: StoredPart, dtype: str, device: str) -> Network:
     with torch.device("meta"):
         network = build()
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    _check_keys(expected, stored.found.shapes, stored.where)
+    _check_keys(shapes_of(network), stored.found.shapes, stored.where)
     _check_dtypes(network, stored)
     tensors = {name: _cast(tensor, dtype, device) for name, tensor in stored.tensors()}
     network.load_state_dict(tensors, strict=True, assign=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from cascade_batch.errors import WeightsError
+from cascade_batch.layouts import ATTENTION, RES, TIME
 
-RES, TIME, ATTENTION = "SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock"
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 

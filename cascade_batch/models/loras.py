@@ -18,7 +18,7 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 from cascade_batch.errors import WeightsError
 from cascade_batch.layouts.loras import EMBEDDINGS, INDICES, Change, changes_of
 from cascade_batch.models.stage_c import StageC
-from cascade_batch.models.stored import file_header
+from cascade_batch.models.stored import file_header, shapes_of
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def merge(
     Raises WeightsError for a file that is damaged or does not fit; then nothing has changed.
     """
     networks: dict[str, nn.Module] = {"stage_c": stage_c, "text_encoder": tower}
-    shapes = {name: _shapes(network) for name, network in networks.items()}
+    shapes = {name: shapes_of(network) for name, network in networks.items()}
     parsed = [changes_of(file_header(lora.path).shapes, shapes, str(lora.path)) for lora in loras]
     merged = MergedLoras(copy.deepcopy(tokenizer), tower)
     try:
@@ -83,10 +83,6 @@ def merge(
         merged.undo()
         raise
     return merged
-
-
-def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
 def _merge(
@@ -107,10 +103,7 @@ def _change_tokens(lora: Lora, tensors: Mapping[str, Tensor], merged: MergedLora
     rows = cast(nn.Parameter, table.weight)
     known, width = rows.shape
     new = sorted({index for index in indices if index >= known})
-    if new != list(range(known, known + len(lora.tokens))) or deltas.shape != (
-        len(indices),
-        table.weight.shape[1],
-    ):
+    if new != list(range(known, known + len(lora.tokens))) or deltas.shape != (len(indices), width):
         raise WeightsError(
             "this LoRA's tokens do not fit",
             where=str(lora.path),

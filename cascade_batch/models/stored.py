@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from cascade_batch.errors import WeightsError
 from cascade_batch.layouts import (
@@ -16,14 +17,13 @@ from cascade_batch.layouts import (
     Found,
     Header,
     Source,
+    first_keys,
     infer_config,
     modern,
     read_header,
     recognise,
     strangers,
 )
-
-SHOWN_KEYS = 5
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,9 @@ def _read(handle: Any, source: Source) -> torch.Tensor:
     return tensor.T.contiguous() if source.is_transposed else tensor
 
 
+def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
 def listed(fault: str, names: list[str]) -> str:
-    rest = len(names) - SHOWN_KEYS
-    shown = ", ".join(names[:SHOWN_KEYS]) + (f" and {rest} more" if rest > 0 else "")
-    return f"{len(names)} {fault}: {shown}"
+    return f"{len(names)} {fault}: {first_keys(names)}"

@@ -31,12 +31,17 @@ def is_part(storage: Storage, name: str) -> bool:
     return any(storage.exists(marker) for marker in markers)
 
 
+def stem_of(name: str) -> str:
+    """What diffusers calls a part's weights, before variant and `.safetensors`."""
+    return "model" if name == "text_encoder" else "diffusion_pytorch_model"
+
+
 def folder_part(name: str, storage: Storage, variant: str | None) -> Part:
     """The part in its folder. Raises WeightsError if the folder has no weights, or not of the variant."""
     names = {info.key for info in storage.list()}
     if name == "tokenizer":
         return Part(name, storage.uri, (), tuple(f for f in (*TOKENIZER_FILES, SUMS) if f in names))
-    stem = "model" if name == "text_encoder" else "diffusion_pytorch_model"
+    stem = stem_of(name)
     weights = _weight_files(storage, names, stem, variant)
     if weights is None and variant and name == "text_encoder":
         weights = _weight_files(storage, names, stem, None)

@@ -104,7 +104,7 @@ def _judged(storage: Storage, row: Row) -> Row:
 
 
 def _in_words(seen: Seen) -> str:
-    """Such as "red star (0.50, 0.27) 0.93, blue thing (0.51, 0.72) 0.71 on white": centre and fit of each."""
+    """Such as "red star (0.50, 0.27) 0.020, blue thing (0.51, 0.72) 0.071 on white": centre and wobble of each."""
     things = (
         f"{t.colour} {t.shape or 'thing'} ({t.centre[0]:.2f}, {t.centre[1]:.2f}) {t.wobble:.3f}"
         for t in seen.things

@@ -73,4 +73,4 @@ def train(course: Course) -> None:
 
 
 if __name__ == "__main__":
-    train(read_course(__doc__, steps=6600))
+    train(read_course(__doc__, steps=12500))

@@ -130,4 +130,4 @@ def train(course: Course) -> None:
 
 
 if __name__ == "__main__":
-    train(read_course(__doc__, steps=8900))
+    train(read_course(__doc__, steps=14700))

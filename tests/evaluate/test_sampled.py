@@ -23,8 +23,8 @@ from jobs.evaluate.prompts import SAMPLED
 from jobs.evaluate.score import as_text, score
 from tests.run.runs import DEFAULTS, render
 
-THRESHOLD = 0.45
-"""Share right, the mean of the tasks. The model scored 0.56 here when it was made, see its MODEL_CARD.md."""
+THRESHOLD = 0.8
+"""Share right, the mean of the tasks. The model scored 0.98 here when it was made, see its MODEL_CARD.md."""
 
 
 def scored(folder: Path, prompts: Path) -> float:

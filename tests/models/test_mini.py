@@ -14,8 +14,8 @@ from tests.models.velocity import their_pipelines
 from tests.run.runs import DEFAULTS, manifest_of, render
 
 MINI = EMBEDDED / "mini"
-SIZES = [(1024, 1024), (768, 512), (384, 384), (640, 640)]
-"""(width, height)."""
+SIZES = [(1024, 1024), (384, 384), (768, 512), (640, 640)]
+"""(width, height), one for each of the prompts. At 384 px not every prompt shows anything, see the model card."""
 PROMPTS = [
     "three small blue squares above a large yellow star on a pink background",
     "a red circle to the left of a green triangle",

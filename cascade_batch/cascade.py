@@ -9,12 +9,14 @@ Nothing here touches storage: parts are local files, results are numpy arrays.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cascade_batch.batches import DecodedImages, DecoderBatch, PriorBatch, PriorImages
+from cascade_batch.conditioning import Conditioner
 from cascade_batch.errors import SpecError
 from cascade_batch.geometry import embedding_side, latent_side
 from cascade_batch.models.checkpoints import (
@@ -26,112 +28,145 @@ from cascade_batch.models.checkpoints import (
     load_tokenizer,
 )
 from cascade_batch.models.loras import Lora, merge
-from cascade_batch.models.sampler import ImageNoise, denoise, is_guided
-from cascade_batch.models.schedule import DIFFUSERS, make_schedule
+from cascade_batch.models.sampler import (
+    Generators,
+    ImageNoise,
+    OnStep,
+    Start,
+    denoise,
+    generators_of,
+    is_guided,
+)
+from cascade_batch.models.schedule import make_schedule, time_ratios
 from cascade_batch.models.stage_a import StageA
 from cascade_batch.models.stage_b import StageB
 from cascade_batch.models.stage_c import StageC
-from cascade_batch.models.text import TextEncoder
+from cascade_batch.models.text import TextEncoder, TextStates
 from cascade_batch.numerics import SWITCHES
-from cascade_batch.sampling import StageSampling
-
-
-@dataclass(frozen=True)
-class PriorBatch:
-    """Images for Stage C: lists of one length, one size, one number of steps."""
-
-    prompts: list[str]
-    negative_prompts: list[str]
-    seeds: list[int]
-    height: int
-    width: int
-    steps: int
-    guidance: list[float]
-    sampling: StageSampling = DIFFUSERS
-
-
-@dataclass(frozen=True)
-class PriorImages:
-    """Stage C's output. `embeddings` (B, 16, h, w), the pooled text states (B, channels), all float32."""
-
-    embeddings: np.ndarray
-    pooled: np.ndarray
-    negative_pooled: np.ndarray
-    prompt_tokens: list[int]
-    prompt_truncated: list[bool]
-
-
-@dataclass(frozen=True)
-class DecoderBatch:
-    """Images for Stage B and A: `PriorImages` arrays, one size, one number of steps."""
-
-    embeddings: np.ndarray
-    pooled: np.ndarray
-    negative_pooled: np.ndarray
-    seeds: list[int]
-    height: int
-    width: int
-    steps: int
-    guidance: list[float]
-    sampling: StageSampling = DIFFUSERS
-    stage_a_scale: float | None = None
-
-
-@dataclass(frozen=True)
-class DecodedImages:
-    """`pixels` (B, height, width, 3) uint8. The flags tell of values lost in the conversion to uint8."""
-
-    pixels: np.ndarray
-    has_nan: list[bool]
-    has_infinite: list[bool]
 
 
 class Prior:
     """Text encoder and Stage C."""
 
-    def __init__(self, text: TextEncoder, stage_c: StageC, device: str) -> None:
+    def __init__(
+        self, text: TextEncoder, stage_c: StageC, device: str, conditioner: Conditioner | None = None
+    ) -> None:
         self._text, self._stage_c, self._device = text, stage_c, device
+        self._conditioner = conditioner or Conditioner(device)
 
     @classmethod
     def load(
         cls, parts: Mapping[str, PartFiles], dtype: str, device: str, loras: Sequence[Lora] = ()
     ) -> "Prior":
-        """From the parts "text_encoder", "tokenizer" and "stage_c", with LoRAs merged. Raises WeightsError."""
+        """From the parts "text_encoder", "tokenizer" and "stage_c", with LoRAs merged, and those of `Conditioner`.
+
+        Raises WeightsError.
+        """
         c, text = parts["stage_c"], parts["text_encoder"]
         stage_c = load_stage_c(c.config, c.files, dtype, device)
         tower = load_text_encoder(text.config, text.files, dtype, device)
         tokenizer = load_tokenizer(parts["tokenizer"].folder)
         if loras:
             tokenizer = merge(loras, stage_c, tower, tokenizer).tokenizer
-        return cls(TextEncoder(tower, tokenizer), stage_c, device)
+        conditioner = Conditioner.load(parts, dtype, device)
+        return cls(TextEncoder(tower, tokenizer), stage_c, device, conditioner)
 
     @torch.inference_mode()
-    def render(self, batch: PriorBatch) -> PriorImages:
-        """Embeddings and pooled states; the negative text is always encoded, Stage B may need it."""
+    def render(
+        self, batch: PriorBatch, generators: Generators | None = None, on_step: OnStep | None = None
+    ) -> PriorImages:
+        """Embeddings and pooled states; the negative text is always encoded, Stage B may need it.
+
+        `generators` draw the noise instead of those of the batch's seeds. Raises SpecError for a batch that does not
+        fit the model.
+        """
         count = len(batch.prompts)
         _check_lengths(count, batch.negative_prompts, batch.seeds, batch.guidance)
-        texts = self._text.encode([*batch.prompts, *batch.negative_prompts])
-        rows = slice(None) if is_guided(batch.guidance) else slice(count)
-        schedule = make_schedule(batch.steps, batch.sampling)
-        net = self._stage_c
-        prepared = net.prepare(texts.states[rows], texts.pooled[rows], schedule.ratios.to(self._device))
-        shape = (net.config.in_channels, embedding_side(batch.height), embedding_side(batch.width))
+        texts = self._texts(batch)
+        start = self._conditioner.start(batch.conditions)
+        _check_shapes(batch, start, self._stage_c.config.in_channels)
+        if start.clean is not None and batch.conditions.strength == 0:
+            embeddings = start.clean
+        else:
+            embeddings = self._denoise(batch, texts, start, generators, on_step)
+        return PriorImages(
+            embeddings=embeddings.cpu().numpy(),
+            pooled=texts.pooled[:count].float().cpu().numpy(),
+            negative_pooled=texts.pooled[count:].float().cpu().numpy(),
+            prompt_tokens=texts.tokens[:count],
+            prompt_truncated=texts.truncated[:count],
+        )
+
+    def _texts(self, batch: PriorBatch) -> TextStates:
+        """States of the prompts, then of the negative prompts, as many tokens each."""
+        count, given = len(batch.prompts), batch.conditions
+        written = self._text.encode([*batch.prompts, *batch.negative_prompts])
+        asked = self._given(given.prompt_embeds, given.prompt_embeds_pooled, "prompt_embeds")
+        avoided = self._given(
+            given.negative_prompt_embeds, given.negative_prompt_embeds_pooled, "negative_prompt_embeds"
+        )
+        if asked is None and avoided is None:
+            return written
+        asked_states, asked_pooled = asked or (written.states[:count], written.pooled[:count])
+        avoided_states, avoided_pooled = avoided or (written.states[count:], written.pooled[count:])
+        return replace(
+            written,
+            states=torch.cat(self._text.evened(asked_states, avoided_states)),
+            pooled=torch.cat([asked_pooled, avoided_pooled]),
+            tokens=written.tokens if asked is None else [asked_states.shape[1]] * count,
+            truncated=written.truncated if asked is None else [False] * count,
+        )
+
+    def _given(
+        self, states: np.ndarray | None, pooled: np.ndarray | None, name: str
+    ) -> tuple[Tensor, Tensor] | None:
+        """Text states that came ready made, checked."""
+        if states is None and pooled is None:
+            return None
+        if states is None or pooled is None:
+            raise SpecError(f"{name} and {name}_pooled go together", got="one of them", expected="both")
+        config = self._stage_c.config
+        widths = (config.clip_text_in_channels, config.clip_text_pooled_in_channels)
+        if (states.ndim, states.shape[-1], pooled.ndim, pooled.shape[-1]) != (3, widths[0], 2, widths[1]):
+            raise SpecError(
+                f"{name} do not fit the model",
+                got=f"{states.shape} and pooled {pooled.shape}",
+                expected=f"(images, tokens, {widths[0]}) and (images, {widths[1]})",
+            )
+        return _tensor(states, self._device), _tensor(pooled, self._device)
+
+    def _denoise(
+        self,
+        batch: PriorBatch,
+        texts: TextStates,
+        start: Start,
+        generators: Generators | None,
+        on_step: OnStep | None,
+    ) -> Tensor:
+        count, net, given = len(batch.prompts), self._stage_c, batch.conditions
+        guided = is_guided(batch.guidance)
+        rows = slice(None) if guided else slice(count)
+        schedule = make_schedule(time_ratios(batch.steps, given.strength, given.timesteps), batch.sampling)
+        prepared = net.prepare(
+            texts.states[rows],
+            texts.pooled[rows],
+            schedule.ratios.to(self._device),
+            images=self._conditioner.image_states(given, guided),
+            injections=self._conditioner.injections(given),
+            conditions={"sca": given.sca, "crp": given.crp},
+        )
         alone = prepared.first(count)
-        embeddings = denoise(
+        shape = (net.config.in_channels, embedding_side(batch.height), embedding_side(batch.width))
+        noise = generators_of(batch.seeds) if generators is None else generators
+        return denoise(
             lambda latents, step, guided: net.step(latents, prepared if guided else alone, step),
             schedule,
-            ImageNoise(batch.seeds, shape, self._device),
+            ImageNoise(noise, shape, self._device, count),
             batch.guidance,
             net.config.prediction_type,
             batch.sampling,
-        )
-        pooled = texts.pooled.float().cpu().numpy()
-        return PriorImages(
-            embeddings=embeddings.cpu().numpy(),
-            pooled=pooled[:count],
-            negative_pooled=pooled[count:],
-            prompt_tokens=texts.tokens[:count],
-            prompt_truncated=texts.truncated[:count],
+            start,
+            on_step,
         )
 
 
@@ -154,40 +189,57 @@ class Decoder:
     @torch.inference_mode()
     def render(self, batch: DecoderBatch) -> DecodedImages:
         """Pixels of exactly `height` x `width`."""
-        _check_lengths(
-            len(batch.embeddings), batch.pooled, batch.negative_pooled, batch.seeds, batch.guidance
-        )
         latents = self.latents(batch)
         # One image at a time: Stage A's activations are the largest of all and gain nothing from a batch.
         images = [
-            _to_pixels(self._stage_a.decode(latent, batch.stage_a_scale)) for latent in latents.split(1)
+            _to_pixels(self.decode(latent, batch.stage_a_scale, batch.stage_a_tile))
+            for latent in latents.split(1)
         ]
         pixels, has_nan, has_infinite = zip(*images, strict=True)
         return DecodedImages(np.concatenate(pixels), list(has_nan), list(has_infinite))
 
-    def latents(self, batch: DecoderBatch) -> Tensor:
-        """Stage B alone: latents (B, 4, height / 4, width / 4), float32, before Stage A scales them."""
-        pooled, embeddings = self._tensor(batch.pooled), self._tensor(batch.embeddings)
+    @torch.inference_mode()
+    def decode(self, latents: Tensor, scale: float | None = None, tile: int | None = None) -> Tensor:
+        """Stage A alone: pixels (B, 3, 4 h, 4 w), float32, nominally 0..1, of latents (B, 4, h, w)."""
+        return self._stage_a.decode(latents.to(self._device), scale, tile)
+
+    @torch.inference_mode()
+    def latents(
+        self, batch: DecoderBatch, generators: Generators | None = None, on_step: OnStep | None = None
+    ) -> Tensor:
+        """Stage B alone: latents (B, 4, height / 4, width / 4), float32, before Stage A scales them.
+
+        `generators` draw the noise instead of those of the batch's seeds.
+        """
+        count = len(batch.embeddings)
+        _check_lengths(count, batch.pooled, batch.negative_pooled, batch.seeds, batch.guidance)
+        pooled, embeddings = _tensor(batch.pooled, self._device), _tensor(batch.embeddings, self._device)
         if is_guided(batch.guidance):
-            pooled = torch.cat([pooled, self._tensor(batch.negative_pooled)])
+            pooled = torch.cat([pooled, _tensor(batch.negative_pooled, self._device)])
             embeddings = torch.cat([embeddings, torch.zeros_like(embeddings)])
-        schedule = make_schedule(batch.steps, batch.sampling)
+        schedule = make_schedule(time_ratios(batch.steps, timesteps=batch.timesteps), batch.sampling)
         net = self._stage_b
-        height, width = latent_side(batch.height), latent_side(batch.width)
-        prepared = net.prepare(pooled, embeddings, schedule.ratios.to(self._device), (height, width))
-        alone = prepared.first(len(batch.embeddings))
+        shape = (net.config.in_channels, latent_side(batch.height), latent_side(batch.width))
+        prepared = net.prepare(pooled, embeddings, schedule.ratios.to(self._device), shape[1:])
+        alone = prepared.first(count)
+        noise = generators_of(batch.seeds) if generators is None else generators
+        first = None if batch.latents is None else _tensor(batch.latents, self._device)
+        _check_shape("latents", first, (count, *shape))
         return denoise(
             lambda latents, step, guided: net.step(latents, prepared if guided else alone, step),
             schedule,
-            ImageNoise(batch.seeds, (net.config.in_channels, height, width), self._device),
+            ImageNoise(noise, shape, self._device, count),
             batch.guidance,
             net.config.prediction_type,
             batch.sampling,
+            Start(first),
+            on_step,
         )
 
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        # A copy in memory that torch aligns: matrix products may round differently elsewhere.
-        return torch.tensor(array, dtype=torch.float32, device=self._device)
+
+def _tensor(array: np.ndarray, device: str) -> Tensor:
+    # A copy in memory that torch aligns: matrix products may round differently elsewhere.
+    return torch.tensor(array, dtype=torch.float32, device=device)
 
 
 def _to_pixels(image: Tensor) -> tuple[np.ndarray, bool, bool]:
@@ -195,6 +247,19 @@ def _to_pixels(image: Tensor) -> tuple[np.ndarray, bool, bool]:
     has_nan, has_infinite = bool(image.isnan().any()), bool(image.isinf().any())
     levels = (image.nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8)
     return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy(), has_nan, has_infinite
+
+
+def _check_shapes(batch: PriorBatch, start: Start, channels: int) -> None:
+    size = (embedding_side(batch.height), embedding_side(batch.width))
+    shape = (len(batch.prompts), channels, *size)
+    _check_shape("latents", start.noise, shape)
+    _check_shape("the embedding of init_image", start.clean, shape)
+    _check_shape("mask", start.repaint, (shape[0], 1, *size))
+
+
+def _check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
+    if tensor is not None and tuple(tensor.shape) != shape:
+        raise SpecError(f"{name} of another shape", got=tuple(tensor.shape), expected=shape)
 
 
 def _check_lengths(count: int, *columns: list | np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Every error a user can meet: one picklable root, five children, one message shape.
+"""Every error a user can meet: one picklable root, few children, one message shape.
 
 A message says what went wrong, where, what was got, what was expected and what to do next.
 Errors of single rows are not exceptions: they travel as columns (see `schemas.ERROR_CODES`).
@@ -50,6 +50,10 @@ class PromptTableError(CascadeError):
 
 class WeightsError(CascadeError):
     """Weights that are missing, unreadable, of another shape, or not those of the run."""
+
+
+class PictureError(CascadeError):
+    """A picture of a prompt that cannot be had or read; in a run it fails its row alone."""
 
 
 class StorageError(CascadeError):

@@ -8,6 +8,8 @@ STAGE_C_COMPRESSION = 42.67
 """Pixels per embedding cell; the published prior's `resolution_multiple`."""
 STAGE_B_COMPRESSION = 4
 """Pixels per Stage B latent cell, the factor of Stage A."""
+ENCODER_STRIDE = 32
+"""Pixels per embedding cell of the pictures that the effnet encoder and ControlNets see."""
 MIN_SIDE, MAX_SIDE, SIDE_STEP = 256, 4096, 8
 
 

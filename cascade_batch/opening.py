@@ -1,5 +1,6 @@
 """Opening a run: planned and written down once, afterwards only ever read and compared."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +18,7 @@ from cascade_batch.storage import Storage
 from cascade_batch.stores import layout
 from cascade_batch.stores.run_record import create_json, read_json, read_plan, write_plan
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout on storage."""
 
 
@@ -57,8 +58,12 @@ def plan_table(spec: Spec) -> tuple[PromptTable, Plan]:
     return table, make_plan(table, spec)
 
 
-def open_or_create(spec: Spec, storage: Storage) -> OpenRun:
+def open_or_create(
+    spec: Spec, storage: Storage, check: Callable[[PromptTable], object] = lambda _table: None
+) -> OpenRun:
     """The run at the spec's output, planned now if it is new.
+
+    `check` sees the table before anything is written, and may raise.
 
     Raises:
         SpecError: the run was made with a spec that gives other pictures; every field is named.
@@ -66,8 +71,9 @@ def open_or_create(spec: Spec, storage: Storage) -> OpenRun:
     """
     record = read_json(storage, layout.RUN)
     if record is None:
-        return _create(spec, storage)
+        return _create(spec, storage, check)
     table = open_table(spec.prompts, reserved=MANIFEST_COLUMNS)
+    check(table)
     return _resume(spec, storage, record, table)
 
 
@@ -86,8 +92,9 @@ def open_existing(uri: str) -> OpenRun:
     return OpenRun(storage, spec, record, read_plan(storage), table)
 
 
-def _create(spec: Spec, storage: Storage) -> OpenRun:
+def _create(spec: Spec, storage: Storage, check: Callable[[PromptTable], object]) -> OpenRun:
     table, plan = plan_table(spec)
+    check(table)
     _check_apart(table, spec, storage)
     record = _record(spec, table, plan)
     stored = create_json(storage, layout.RUN, record)

@@ -14,6 +14,8 @@ ERROR_CODES = {
     "infinite_output": "the network produced an infinite value",
     "single_colour": "every pixel has the same colour",
     "out_of_memory": "the device ran out of memory even at batch 1",
+    "bad_image": "a picture that the row brings along cannot be had or read",
+    "bad_condition": "another condition of the row cannot be used",
     "worker_died": "the prompt killed its worker in every attempt",
 }
 """Why a row failed: the closed set of `error_code`, with what each means."""
@@ -40,7 +42,9 @@ _ASKED = [
     ("prior_guidance_scale", pa.float64()),
     ("decoder_steps", pa.int32()),
     ("decoder_guidance_scale", pa.float64()),
+    ("conditions", pa.string()),
 ]
+"""`conditions` is JSON: the settings, and sha256 of the arrays, that condition the image on more than text."""
 
 IMAGE_REQUESTS = pa.schema(
     [
@@ -137,6 +141,7 @@ def embedding_schema(size: tuple[int, int] | None) -> pa.Schema:
             ("width", pa.int32()),
             ("pooled", flat),
             ("negative_pooled", flat),
+            ("conditions", pa.string()),
             ("stage_c_key", pa.string()),
             ("embedding_sha256", pa.string()),
             *_HAPPENED,

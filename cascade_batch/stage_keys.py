@@ -6,7 +6,7 @@ columns beside a key name the bits.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +15,13 @@ from cascade_batch.sampling import Sampling, StageSampling
 
 STAGE_C_PARTS = ("stage_c", "text_encoder", "tokenizer")
 STAGE_BA_PARTS = ("stage_b", "stage_a")
+_NEEDED = {
+    "image": ("image_encoder",),
+    "init_image": ("effnet_encoder",),
+    "control_image": ("controlnet",),
+}
+SOURCES = "sources"
+"""In a row's conditions: the paths and URLs of its pictures, which do not decide the image."""
 LORAS = "loras"
 """In `weights.json`, if a run has any: what all its LoRAs hash to, weights and tokens included."""
 
@@ -25,13 +32,16 @@ def stage_c_key(
     """Key of an embedding.
 
     Args:
-        request: a row of `schemas.IMAGE_REQUESTS`.
+        request: a row of `schemas.IMAGE_REQUESTS`, with the conditions of this stage.
         weights: sha256 of each part, as in `weights.json`.
     """
     guided = request["prior_guidance_scale"] > 1
+    conditions = _conditions(request)
+    parts = (*STAGE_C_PARTS, LORAS, *parts_for(conditions))
     return _hash(
         {
             "stage": "c",
+            **({"conditions": conditions} if conditions else {}),
             "prompt": request["prompt"],
             # The decoder reads the negative text too, so it decides even where the prior is unguided.
             "negative_prompt": request["negative_prompt"],
@@ -41,7 +51,7 @@ def stage_c_key(
             "steps": request["prior_steps"],
             "guidance_scale": request["prior_guidance_scale"] if guided else None,
             "sampler": asdict(sampling),
-            "weights": {part: weights[part] for part in (*STAGE_C_PARTS, LORAS) if part in weights},
+            "weights": {part: weights[part] for part in parts if part in weights},
             "dtype": dtype,
             "numerics": NUMERICS_VERSION,
         }
@@ -53,9 +63,11 @@ def stage_ba_key(
 ) -> str:
     """Key of a picture: that of its embedding and all that Stage B and A add."""
     guided = request["decoder_guidance_scale"] > 1
+    conditions = _conditions(request)
     return _hash(
         {
             "stage": "ba",
+            **({"conditions": conditions} if conditions else {}),
             "stage_c_key": c_key,
             "seed": request["seed"],
             "height": request["height"],
@@ -69,6 +81,19 @@ def stage_ba_key(
             "numerics": NUMERICS_VERSION,
         }
     )
+
+
+def parts_for(conditions: Iterable[str]) -> tuple[str, ...]:
+    """The parts that these conditions need besides those that every image does."""
+    needed = {part for name in conditions for part in _NEEDED.get(name, ())}
+    return tuple(sorted(needed))
+
+
+def _conditions(request: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the image, without where it came from."""
+    conditions = json.loads(request["conditions"] or "{}")
+    conditions.pop(SOURCES, None)
+    return conditions
 
 
 def _hash(fields: dict[str, Any]) -> str:

@@ -13,7 +13,16 @@ MODEL_HELP = (
     "cover them"
 )
 
-PART_FLAGS = ("stage_c", "stage_b", "stage_a", "text_encoder", "tokenizer")
+PART_FLAGS = (
+    "stage_c",
+    "stage_b",
+    "stage_a",
+    "text_encoder",
+    "tokenizer",
+    "image_encoder",
+    "effnet_encoder",
+    "controlnet",
+)
 SPEC_FLAGS = {
     "prompts": "prompts.uri",
     "out": "output.uri",

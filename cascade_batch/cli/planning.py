@@ -15,6 +15,7 @@ from cascade_batch.opening import open_existing, plan_table
 from cascade_batch.plan import ImageGroup, Plan
 from cascade_batch.schemas import EMBEDDING_CHANNELS
 from cascade_batch.spec import Spec
+from cascade_batch.stage_keys import parts_for
 from cascade_batch.stores.manifest import committed_shards, read_manifests
 
 _GROUP_COLUMNS = [
@@ -35,12 +36,14 @@ def print_plan(spec: Spec, rate: float | None, rate_from: str | None) -> None:
     if rate is not None and rate <= 0:
         raise SpecError("a rate is images per second", where="--rate", got=rate, expected="more than 0")
     table, plan = plan_table(spec)
-    parts = weights.locate(spec.model)
+    parts = weights.locate(spec.model, parts_for(table.conditions))
     configs = _configs(parts)
     pflop = sum(sum(_flops(group, configs)) * images for group, images in plan.groups.items()) / 1e15
     print(f"prompts  {plan.prompts:,} in {len(table.files):,} files")
     print(f"images   {plan.images:,} in {plan.shards.num_rows:,} shards")
     print(f"sizes    {_sizes(plan)}")
+    if table.conditions:
+        print(f"given    {', '.join(table.conditions)}")
     print(f"bytes    {_gigabytes(plan)}")
     print(f"PFLOP    {pflop:,.3g}")
     print(f"padded   {plan.padded_c:.1%} of pool C, {plan.padded_ba:.1%} of pool BA")

@@ -9,6 +9,8 @@ What a block needs besides its input is prepared once per batch: `AttentionBlock
 bottleneck with global response normalization).
 """
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -158,11 +160,11 @@ class TimestepBlock(nn.Module):
         for name in conditions:
             self.add_module(f"mapper_{name}", nn.Linear(embedding_dim, channels * 2))
 
-    def modulation(self, times: Tensor, absent: Tensor) -> Modulation:
-        """Of every step: `times` (steps, dim) embeds the ratios, `absent` (1, dim) the unused conditions."""
+    def modulation(self, times: Tensor, conditions: Mapping[str, Tensor]) -> Modulation:
+        """Of every step: `times` (steps, dim) embeds the ratios, `conditions` (1, dim) each of the extra ones."""
         mapped = self.mapper(times)
         for name in self.conditions:
-            mapped = mapped + self.get_submodule(f"mapper_{name}")(absent)
+            mapped = mapped + self.get_submodule(f"mapper_{name}")(conditions[name])
         scale, shift = mapped.chunk(2, dim=-1)
         return 1 + scale, shift
 

@@ -1,11 +1,12 @@
 """The denoising loop and its noise, the same for Stage C and Stage B.
 
-Every image has a CPU generator of its own, seeded by its seed at the start of each stage and drawn from in
+Every image of a run has a CPU generator of its own, seeded by its seed at the start of each stage and drawn from in
 one order: the first latents, then once per step that adds noise. So an image's noise depends on nothing but its
 seed, and equals what the published pipelines draw from a list of generators. Latents stay float32.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,16 +20,49 @@ Predict = Callable[[Tensor, int, bool], Tensor]
 the conditional half first."""
 
 
-class ImageNoise:
-    """Standard normal noise of shape (images, *shape), one generator per image."""
+Generators = Sequence[torch.Generator] | torch.Generator
+"""One for each image, or one that draws for all of them at once, as the published pipelines take them."""
+OnStep = Callable[[int, float, Tensor], Tensor]
+"""(step number, its time ratio, the latents after it) to the latents to go on with."""
 
-    def __init__(self, seeds: Sequence[int], shape: tuple[int, int, int], device: str) -> None:
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self._shape, self._device = shape, device
+
+class ImageNoise:
+    """Standard normal noise of shape (images, *shape), drawn on the generators' own devices."""
+
+    def __init__(
+        self,
+        generators: Generators,
+        shape: tuple[int, int, int],
+        device: str,
+        images: int = 0,
+    ) -> None:
+        shared = isinstance(generators, torch.Generator)
+        self._generators = [generators] if shared else generators
+        self._shape, self._device = (images if shared else 1, *shape), device
 
     def draw(self) -> Tensor:
-        drawn = [torch.randn((1, *self._shape), generator=generator) for generator in self._generators]
+        drawn = [
+            torch.randn(self._shape, generator=generator, device=generator.device)
+            for generator in self._generators
+        ]
         return torch.cat(drawn).to(self._device)
+
+
+def generators_of(seeds: Sequence[int]) -> list[torch.Generator]:
+    """A CPU generator for each image."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a rendering starts from besides noise; all (images, *shape) float32."""
+
+    noise: Tensor | None = None
+    """Instead of the first draw."""
+    clean: Tensor | None = None
+    """Latents of pictures, noised to where the schedule begins."""
+    repaint: Tensor | None = None
+    """With `clean`: 1 where to paint anew, 0 where to keep it, (images, 1, h, w)."""
 
 
 def is_guided(guidance: Sequence[float]) -> bool:
@@ -51,17 +85,21 @@ def denoise(
     guidance: Sequence[float],
     prediction_type: str = "epsilon",
     sampling: StageSampling = DIFFUSERS,
+    start: Start = Start(),
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """Latents of the finished images, float32 (images, *shape).
 
     With guidance `predict` gets a doubled batch, conditional first, and each image's own scale mixes the
-    two predictions: uncond + scale · (cond - uncond) (Ho and Salimans 2022).
+    two predictions: uncond + scale · (cond - uncond) (Ho and Salimans 2022). What is not to be painted anew
+    is put back after each step, with the first noise as far as the next step needs it (Lugmayr et al. 2022).
     """
     guided = is_guided(guidance)
-    latents = noise.draw()
+    first = noise.draw() if start.noise is None else start.noise
+    latents = first if start.clean is None else schedule.noised(start.clean, first, 0)
     scale = torch.tensor(guidance, dtype=torch.float32, device=latents.device).view(-1, 1, 1, 1)
     for step in range(len(schedule)):
-        time = 1 - step / len(schedule)
+        time = schedule.times[step].item()
         if guided and sampling.guidance_to <= time <= sampling.guidance_from:
             conditional, unconditional = predict(torch.cat([latents, latents]), step, True).chunk(2)
             predicted = torch.lerp(unconditional, conditional, _scale_at(time, scale, sampling))
@@ -71,6 +109,11 @@ def denoise(
         epsilon = as_epsilon(predicted, latents, schedule.signal[step].item(), prediction_type)
         fresh = noise.draw() if schedule.draws_noise and step + 1 < len(schedule) else None
         latents = schedule.previous(latents, epsilon, fresh, step)
+        if start.clean is not None and start.repaint is not None:
+            kept = schedule.noised(start.clean, first, step + 1)
+            latents = torch.lerp(kept, latents, start.repaint)
+        if on_step is not None:
+            latents = on_step(step, time, latents)
     return latents
 
 

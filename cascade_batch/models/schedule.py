@@ -12,11 +12,13 @@ same three weights. With x0 = (x - √(1 - ᾱ)·ε)/√ᾱ, DDIM (Song et al. 2
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from cascade_batch.errors import SpecError
 from cascade_batch.sampling import StageSampling
 
 DIFFUSERS = StageSampling()
@@ -49,7 +51,10 @@ def ratio_of(signal: Tensor) -> Tensor:
 class Schedule:
     """The steps of one rendering. All tensors are (steps,) float32 on the CPU."""
 
+    times: Tensor
+    """The time ratio at which each step begins."""
     ratios: Tensor
+    """The time ratio that the network is told."""
     signal: Tensor
     growth: Tensor
     """What a step multiplies by; 1/√α in DDPM."""
@@ -66,10 +71,34 @@ class Schedule:
         mean = self.growth[step].item() * (latents - self.epsilon_weight[step].item() * epsilon)
         return mean if noise is None else mean + self.noise_weight[step].item() * noise
 
+    def noised(self, clean: Tensor, noise: Tensor, step: int) -> Tensor:
+        """Clean latents with as much noise as a step begins with; as they are, after the last one."""
+        if step == len(self):
+            return clean
+        signal = self.signal[step].item()
+        return signal**0.5 * clean + (1 - signal) ** 0.5 * noise
 
-def make_schedule(steps: int, sampling: StageSampling = DIFFUSERS) -> Schedule:
-    """The schedule of `steps` equal time steps, `steps` network evaluations."""
-    times = torch.linspace(1.0, 0.0, steps + 1)
+
+def time_ratios(steps: int, strength: float = 1.0, timesteps: Sequence[float] | None = None) -> Tensor:
+    """Where each step begins and the last one ends, (steps + 1,) float32, from at most 1 down to 0.
+
+    Equal steps from time 1; with a `strength` below 1 that share of them, from that time. Or the given ones.
+    """
+    if timesteps is None:
+        taken = max(1, int(steps * strength + 1e-6))  # 100 * 0.29 is a hair less than 29
+        return torch.linspace(strength, 0.0, taken + 1)
+    given = torch.tensor([*timesteps, 0.0] if timesteps[-1] > 0 else timesteps, dtype=torch.float32)
+    if len(given) < 2 or given[0] > 1 or given[-1] < 0 or not bool((given.diff() < 0).all()):
+        raise SpecError(
+            "these are no time steps",
+            got=list(timesteps),
+            expected="time ratios that fall, from at most 1 to 0, such as 1.0, 0.7, 0.4, 0.1",
+        )
+    return given
+
+
+def make_schedule(times: Tensor, sampling: StageSampling = DIFFUSERS) -> Schedule:
+    """The schedule of the steps between `time_ratios`, one network evaluation each."""
     shares = signal_share(times)
     if sampling.shift != 1:
         shares = shifted(shares, sampling.shift)
@@ -79,7 +108,7 @@ def make_schedule(steps: int, sampling: StageSampling = DIFFUSERS) -> Schedule:
     if sampling.result == "clean":
         growth[-1], epsilon_weight[-1] = here[-1].rsqrt(), (1 - here[-1]).sqrt()
     ratios = ratio_of(here) if sampling.ratio_of_signal else times[:-1]
-    return Schedule(ratios, here, growth, epsilon_weight, noise_weight, sampling.method != "ddim")
+    return Schedule(times[:-1], ratios, here, growth, epsilon_weight, noise_weight, sampling.method != "ddim")
 
 
 def _ddpm(here: Tensor, next_: Tensor) -> tuple[Tensor, Tensor, Tensor]:

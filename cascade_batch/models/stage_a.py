@@ -93,17 +93,37 @@ class StageA(nn.Module):
         x = pixels.permute(0, 2, 3, 1).to(self.dtype)
         return self.down_blocks(self.in_block(x)).permute(0, 3, 1, 2).float()
 
-    def decode(self, latents: Tensor, scale: float | None = None) -> Tensor:
+    def decode(self, latents: Tensor, scale: float | None = None, tile: int | None = None) -> Tensor:
         """Stage B's latents (B, 4, h, w) to pixels (B, 3, 4h, 4w), float32, nominally 0..1, not clamped.
 
-        `scale` multiplies the latents, None the config's `scale_factor`.
+        `scale` multiplies the latents, None the config's `scale_factor`. `tile` is the side in pixels of the tiles that
+        are decoded one after the other, for pictures that do not fit in memory whole; every tile sees as much around
+        it as a pixel depends on, so that only rounding differs.
         """
-        x = (
-            (latents * (self.config.scale_factor if scale is None else scale))
-            .permute(0, 2, 3, 1)
-            .to(self.dtype)
-        )
-        return self.out_block(self.up_blocks(x)).permute(0, 3, 1, 2).float()
+        latents = latents * (self.config.scale_factor if scale is None else scale)
+        cells = max(latents.shape[2:]) if tile is None else max(1, tile // self.patch)
+        rows = [
+            torch.cat(
+                [self._tile(latents, top, left, cells) for left in range(0, latents.shape[3], cells)], 3
+            )
+            for top in range(0, latents.shape[2], cells)
+        ]
+        return rows[0] if len(rows) == 1 else torch.cat(rows, 2)
+
+    @property
+    def patch(self) -> int:
+        """Pixels of a latent cell's side."""
+        return self.config.up_down_scale_factor * 2 ** (self.config.levels - 1)
+
+    def _tile(self, latents: Tensor, top: int, left: int, cells: int) -> Tensor:
+        # Each block mixes in its direct neighbours, and no more than two blocks of each level are wider than a cell.
+        halo = self.config.bottleneck_blocks + 2 * self.config.levels
+        above, before = max(0, top - halo), max(0, left - halo)
+        seen = latents[:, :, above : top + cells + halo, before : left + cells + halo]
+        x = self.out_block(self.up_blocks(seen.permute(0, 2, 3, 1).to(self.dtype)))
+        down, right = (top - above) * self.patch, (left - before) * self.patch
+        side = cells * self.patch
+        return x[:, down : down + side, right : right + side].permute(0, 3, 1, 2).float()
 
 
 def _down_blocks(widths: list[int], latent_channels: int) -> list[nn.Module]:

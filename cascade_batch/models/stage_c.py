@@ -5,12 +5,14 @@ image's state; without an image that state is zeros, and the mapper's bias still
 Runs in float32 or bfloat16. float16 overflows in the last level up and renders black.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from cascade_batch.errors import WeightsError
 from cascade_batch.models.config import UNetConfig
-from cascade_batch.models.unet import CascadeUNet, Prepared
+from cascade_batch.models.unet import NO_CONDITIONS, CascadeUNet, Prepared
 
 
 class StageC(CascadeUNet):
@@ -29,11 +31,18 @@ class StageC(CascadeUNet):
             config.clip_image_in_channels, config.conditioning_dim * config.clip_seq
         )
 
-    def prepare(self, text: Tensor, pooled: Tensor, ratios: Tensor, images: Tensor | None = None) -> Prepared:
+    def prepare(
+        self,
+        text: Tensor,
+        pooled: Tensor,
+        ratios: Tensor,
+        images: Tensor | None = None,
+        conditions: Mapping[str, float] = NO_CONDITIONS,
+    ) -> Prepared:
         """What stays constant over the steps.
 
         text: (batch, tokens, channels) token states; pooled: (batch, channels); ratios: (steps,) float32;
-        images: (batch, images, channels) image states, none means one of zeros.
+        images: (batch, images, channels) image states, none means one of zeros; conditions: "sca" and "crp".
         """
         if images is None:
             images = text.new_zeros(text.shape[0], 1, self.clip_img_mapper.in_features)
@@ -43,4 +52,4 @@ class StageC(CascadeUNet):
             self.pooled_tokens(pooled),
             image_tokens.flatten(1, 2),
         ]
-        return self.prepare_blocks(torch.cat(tokens, dim=1), ratios)
+        return self.prepare_blocks(torch.cat(tokens, dim=1), ratios, conditions=conditions)

@@ -39,6 +39,19 @@ class TextEncoder:
         truncated = [count > self.length for count in tokens]
         return TextStates(*self.states(self.pad(texts)), tokens, truncated)
 
+    def evened(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Token states (texts, tokens, channels), the shorter ones filled up with those of the empty text."""
+        tokens = max(a.shape[1], b.shape[1])
+        return self._filled(a, tokens), self._filled(b, tokens)
+
+    def _filled(self, states: Tensor, tokens: int) -> Tensor:
+        missing = tokens - states.shape[1]
+        if missing == 0:
+            return states
+        empty, _ = self.states(self.pad([""]))
+        filling = empty.repeat(len(states), -(-missing // self.length), 1)[:, :missing]
+        return torch.cat([states, filling.to(states.dtype)], dim=1)
+
     def pad(self, texts: Sequence[str]) -> BatchEncoding:
         """Token ids and attention masks (texts, 77)."""
         return self._tokenizer(

@@ -9,7 +9,7 @@ in the weights' dtype inside.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -34,6 +34,7 @@ from cascade_batch.models.blocks import (
 )
 from cascade_batch.models.config import ATTENTION, RES, TIME, UNetConfig
 
+NO_CONDITIONS: Mapping[str, float] = {}
 MAX_POSITION = 10_000
 """The timestep ratio 0..1 is embedded as a position 0..10,000."""
 
@@ -103,18 +104,28 @@ class CascadeUNet(nn.Module):
         return self.clip_txt_pooled_mapper(pooled.to(self.dtype)).unflatten(-1, (self.config.clip_seq, -1))
 
     def prepare_blocks(
-        self, conditioning: Tensor, ratios: Tensor, image_map: Tensor | None = None
+        self,
+        conditioning: Tensor,
+        ratios: Tensor,
+        image_map: Tensor | None = None,
+        conditions: Mapping[str, float] = NO_CONDITIONS,
     ) -> Prepared:
-        """From conditioning tokens (batch, tokens, conditioning_dim) and time ratios (steps,) float32."""
+        """From conditioning tokens (batch, tokens, conditioning_dim) and time ratios (steps,) float32.
+
+        `conditions` are those that the config's `timestep_conditioning_type` names; one that is not given is 0.
+        """
         conditioning = self.clip_norm(conditioning)
         times = self._embed_ratios(ratios)
-        absent = self._embed_ratios(torch.zeros_like(ratios[:1]))
+        extra = {
+            name: self._embed_ratios(ratios.new_full((1,), conditions.get(name, 0.0)))
+            for name in self.config.timestep_conditioning_type
+        }
         keys_values, modulations = {}, {}
         for block in self.modules():
             if isinstance(block, AttentionBlock):
                 keys_values[block] = block.keys_values(conditioning)
             elif isinstance(block, TimestepBlock):
-                modulations[block] = block.modulation(times, absent)
+                modulations[block] = block.modulation(times, extra)
         return Prepared(keys_values, modulations, image_map)
 
     def _embed_ratios(self, ratios: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The prompt table: opened and checked once, then read by row ranges. No torch, no ray."""
 
+from cascade_batch.prompts.columns import CONDITIONS
 from cascade_batch.prompts.digest import rows_sha256
 from cascade_batch.prompts.opening import open_table
 from cascade_batch.prompts.requests import image_requests
@@ -7,6 +8,7 @@ from cascade_batch.prompts.rows import first_prompts, read_rows
 from cascade_batch.prompts.table import PromptFile, PromptTable
 
 __all__ = [
+    "CONDITIONS",
     "PromptFile",
     "PromptTable",
     "first_prompts",

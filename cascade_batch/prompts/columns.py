@@ -17,6 +17,63 @@ _WHOLE = ("a whole number", (t.is_integer,), pa.int64())
 _REAL = ("a number", (t.is_integer, t.is_floating), pa.float64())
 _TEXT = ("text", (t.is_string, t.is_large_string), pa.string())
 
+AS_STORED = None
+"""In place of the type a column is read as."""
+
+
+def _is_picture(kind: pa.DataType) -> bool:
+    """Encoded bytes, a path or URL, or Hugging Face's struct of both."""
+    is_struct = t.is_struct(kind) and set(kind.names) == {"bytes", "path"}
+    return is_struct or any(
+        check(kind) for check in (t.is_binary, t.is_large_binary, t.is_string, t.is_large_string)
+    )
+
+
+def _is_pictures(kind: pa.DataType) -> bool:
+    return _is_picture(kind) or (_is_list(kind) and _is_picture(kind.value_type))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind)
+
+
+def _is_numbers(kind: pa.DataType) -> bool:
+    """Lists of numbers, nested at will, or a tensor."""
+    if isinstance(kind, pa.FixedShapeTensorType):
+        return t.is_floating(kind.value_type)
+    return _is_list(kind) and (
+        t.is_floating(kind.value_type) or t.is_integer(kind.value_type) or _is_numbers(kind.value_type)
+    )
+
+
+_PICTURE = ("bytes, a path or URL, or {bytes, path}", (_is_picture,), AS_STORED)
+_NUMBERS = ("a list or tensor of numbers", (_is_numbers,), AS_STORED)
+
+CONDITIONS = {
+    "image": (
+        "pictures (bytes, a path or URL, or {bytes, path}), or lists of them",
+        (_is_pictures,),
+        AS_STORED,
+    ),
+    "image_embeds": _NUMBERS,
+    "prompt_embeds": _NUMBERS,
+    "prompt_embeds_pooled": _NUMBERS,
+    "negative_prompt_embeds": _NUMBERS,
+    "negative_prompt_embeds_pooled": _NUMBERS,
+    "init_image": _PICTURE,
+    "strength": _REAL,
+    "mask": _PICTURE,
+    "control_image": _PICTURE,
+    "control_strength": _REAL,
+    "sca": _REAL,
+    "crp": _REAL,
+    "prior_timesteps": _NUMBERS,
+    "prior_latents": _NUMBERS,
+    "decoder_timesteps": _NUMBERS,
+    "decoder_latents": _NUMBERS,
+}
+"""Those of our columns that condition an image on more than text; a table without one is read as if it were null."""
+
 COLUMNS = {
     "prompt": _TEXT,
     "id": ("text or a whole number", (t.is_string, t.is_large_string, t.is_integer), pa.string()),
@@ -29,10 +86,11 @@ COLUMNS = {
     "prior_guidance_scale": _REAL,
     "decoder_steps": _WHOLE,
     "decoder_guidance_scale": _REAL,
+    **CONDITIONS,
 }
 """Our columns: what each holds, the checks one of which its type must pass, and the type it is read as."""
 
-PLANNED = tuple(name for name in COLUMNS if name not in ("prompt", "negative_prompt"))
+PLANNED = tuple(name for name in COLUMNS if name not in ("prompt", "negative_prompt", *CONDITIONS))
 """The columns that decide identity and cost: all that planning ever reads."""
 
 _PROMPT_LIKE = ("caption", "text", "prompts", "description", "title")

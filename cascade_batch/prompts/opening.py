@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 
 from cascade_batch.prompts.columns import (
+    CONDITIONS,
     PLANNED,
     carried_fields,
     check_mapping,
@@ -55,7 +56,11 @@ def open_table(prompts: PromptsSpec, reserved: Collection[str] = ()) -> PromptTa
         PromptFile(info.key, info.size, s.rows, s.sha256, info.etag, planned[s.layout])
         for info, s in zip(found, summaries, strict=True)
     )
-    return PromptTable(storage.uri, dict(prompts.columns), files, carried, _null_prompts(summaries))
+    named = {name for _, schema in layouts for name in sources(schema.names, prompts.columns)}
+    conditions = tuple(name for name in CONDITIONS if name in named)
+    return PromptTable(
+        storage.uri, dict(prompts.columns), files, carried, _null_prompts(summaries), conditions
+    )
 
 
 def _agree(

@@ -53,6 +53,7 @@ def image_requests(rows: pa.Table, shard: ImageRange, render: RenderSpec, run_se
         )
     columns: dict[str, object] = {"image_index": index, "row": row, **_identity(rows, row, index, run_seed)}
     columns["prompt"] = rows["prompt"].take(row)
+    columns["conditions"] = pa.nulls(len(row))  # told by whoever reads pictures
     for name in DEFAULTED:
         columns[name] = pc.fill_null(rows[name], getattr(render, name)).take(row)
     return (

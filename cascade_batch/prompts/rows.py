@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cascade_batch.errors import IntegrityError, PromptTableError
-from cascade_batch.prompts.columns import COLUMNS, sources
+from cascade_batch.prompts.columns import AS_STORED, COLUMNS, CONDITIONS, sources
 from cascade_batch.prompts.footers import read_footer
 from cascade_batch.prompts.table import PromptFile, PromptTable
 from cascade_batch.storage import Storage
@@ -95,7 +95,12 @@ def _iter_columns(
 def _canonical(stored: pa.Table, table: PromptTable, file: PromptFile, first_row: int) -> pa.Table:
     found = sources(stored.column_names, table.columns)
     rows = stored.num_rows
-    kinds = {name: kind for name, (_, _, kind) in COLUMNS.items()} | {f.name: f.type for f in table.carried}
+    ours = {
+        name: kind
+        for name, (_, _, kind) in COLUMNS.items()
+        if name not in CONDITIONS or name in table.conditions
+    }
+    kinds = ours | {f.name: f.type for f in table.carried}
     columns = {}
     for name, kind in kinds.items():
         column = stored[found[name]] if name in found else pa.chunked_array([pa.nulls(rows)])
@@ -103,7 +108,7 @@ def _canonical(stored: pa.Table, table: PromptTable, file: PromptFile, first_row
             ids = _decoded(column) if name in found else None
             columns["prompt_id"] = prompt_ids(file, first_row, rows, ids)
         else:
-            columns[name] = column.cast(kind)
+            columns[name] = _decoded(column) if kind is AS_STORED else column.cast(kind)
     for name in ("prompt", "negative_prompt"):
         columns[name] = _valid_text(columns[name])
     order = ["prompt_id", *(name for name in columns if name != "prompt_id")]

@@ -39,6 +39,8 @@ class PromptTable:
     """The table's own columns, with types that hold the values of every file."""
     null_prompts: int | None
     """Rows without a prompt, from footer statistics; None where a footer does not say."""
+    conditions: tuple[str, ...] = ()
+    """Those of our columns that condition images on more than text and that some file has."""
 
     @property
     def rows(self) -> int:
@@ -70,6 +72,7 @@ class PromptTable:
             "columns": self.columns,
             "carried": base64.b64encode(self.carried.serialize()).decode(),
             "null_prompts": self.null_prompts,
+            "conditions": list(self.conditions),
             "digest": self.digest,
             "files": [
                 [f.path, f.size, f.rows, f.footer_sha256, f.etag, " ".join(f.planned)] for f in self.files
@@ -81,4 +84,11 @@ class PromptTable:
         """The table that `to_json` wrote; `root` is where it lies now, if it was moved."""
         carried = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(tree["carried"])))
         files = tuple(PromptFile(*values, planned=tuple(names.split())) for *values, names in tree["files"])
-        return cls(root or tree["root"], tree["columns"], files, carried, tree["null_prompts"])
+        return cls(
+            root or tree["root"],
+            tree["columns"],
+            files,
+            carried,
+            tree["null_prompts"],
+            tuple(tree["conditions"]),
+        )

@@ -18,6 +18,8 @@ def plain(kind: pa.DataType) -> pa.DataType:
         return pa.string()
     if t.is_binary_view(kind):
         return pa.binary()
+    if t.is_fixed_size_list(kind):
+        return pa.list_(plain(kind.value_type), kind.list_size)
     if t.is_list(kind) or t.is_list_view(kind):
         return pa.list_(plain(kind.value_type))
     if t.is_large_list(kind) or t.is_large_list_view(kind):

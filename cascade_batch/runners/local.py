@@ -1,7 +1,7 @@
 """One process, no Ray: for debugging, and the reference that the Ray runner must equal."""
 
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -35,10 +35,10 @@ class LocalRunner:
     def probe_create_only(self, uri: str) -> bool:
         return Storage(uri).probe_create_only(layout.RUN)
 
-    def weight_digests(self, model: ModelSpec) -> dict[str, str]:
+    def weight_digests(self, model: ModelSpec, extra_parts: Sequence[str] = ()) -> dict[str, str]:
         from cascade_batch.workers.parts import weight_digests
 
-        return weight_digests(model)
+        return weight_digests(model, extra_parts)
 
     def run(self, tickets: Iterable[Ticket], setup: Setup) -> Generator[ShardData]:
         """Shards in ticket order. The models are loaded when the first shard needs them."""
@@ -78,7 +78,7 @@ class _Workers:
             from cascade_batch.workers.stage_c import StageCWorker
 
             setup = self._setup
-            parts = load_parts(setup.model, STAGE_C_PARTS, setup.weights)
+            parts = load_parts(setup.model, (*STAGE_C_PARTS, *setup.extra_parts), setup.weights)
             loras = load_loras(setup.model, setup.weights)
             self._c = StageCWorker(
                 parts, setup.pools.c.settings, setup.sampling.c, setup.embeddings_schema, self._ledger, loras

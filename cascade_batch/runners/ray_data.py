@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -71,7 +71,7 @@ class PoolC:
     def __init__(self, setup: Setup, ledger: RayLedger) -> None:
         from cascade_batch.workers.stage_c import StageCWorker
 
-        parts = load_parts(setup.model, STAGE_C_PARTS, setup.weights)
+        parts = load_parts(setup.model, (*STAGE_C_PARTS, *setup.extra_parts), setup.weights)
         loras = load_loras(setup.model, setup.weights)
         self._worker = StageCWorker(
             parts, setup.pools.c.settings, setup.sampling.c, setup.embeddings_schema, ledger, loras
@@ -144,13 +144,13 @@ class RayRunner:
         """Asked from every node, because that is where the writers are."""
         return all(self._on_every_node(_probe, uri))
 
-    def weight_digests(self, model: ModelSpec) -> dict[str, str]:
+    def weight_digests(self, model: ModelSpec, extra_parts: Sequence[str] = ()) -> dict[str, str]:
         """Read on a node of the workers: one with GPUs, where there are any; no GPU is taken for it."""
         alive = [n for n in ray.nodes() if n["Alive"]]
         node = max(alive, key=lambda n: n["Resources"].get("GPU", 0))
         strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         remote = ray.remote(weight_digests).options(num_cpus=0, scheduling_strategy=strategy)
-        return _unwrapped(lambda: ray.get(remote.remote(model)))
+        return _unwrapped(lambda: ray.get(remote.remote(model, extra_parts)))
 
     def run(self, tickets: Iterable[Ticket], setup: Setup) -> Generator[ShardData]:
         """Shards in the order they end, one execution after another (`SHARDS_PER_EXECUTION`)."""

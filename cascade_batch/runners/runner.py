@@ -1,6 +1,6 @@
 """What the pipeline asks of a runner, and what it tells one."""
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +25,8 @@ class Setup:
     pools: Pools
     embeddings_schema: pa.Schema
     attempts: int
+    extra_parts: tuple[str, ...] = ()
+    """Parts that Stage C needs besides those of every run."""
 
 
 class Runner(Protocol):
@@ -38,8 +40,8 @@ class Runner(Protocol):
         """Whether the store, as the workers see it, honours create-only writes."""
         ...
 
-    def weight_digests(self, model: ModelSpec) -> dict[str, str]:
-        """sha256 of each part, read where the workers are."""
+    def weight_digests(self, model: ModelSpec, extra_parts: Sequence[str] = ()) -> dict[str, str]:
+        """sha256 of each part, and of the optional ones named, read where the workers are."""
         ...
 
     def run(self, tickets: Iterable[Ticket], setup: Setup) -> Generator[ShardData]:

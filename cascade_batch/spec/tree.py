@@ -40,6 +40,9 @@ class ModelSpec:
     stage_a: str | None = None
     text_encoder: str | None = None
     tokenizer: str | None = None
+    image_encoder: str | None = None
+    effnet_encoder: str | None = None
+    controlnet: str | None = None
     """Each overrides `name` for one part: a part's folder or file, a repository, or a subfolder of `name`."""
     loras: tuple[LoraSpec, ...] = ()
     """Merged into Stage C and the text encoder, one after the other."""

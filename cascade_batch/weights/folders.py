@@ -1,6 +1,6 @@
 """Parts in the diffusers layout: one folder each.
 
-With a `variant`, the three networks must have it; the text encoder falls back to its plain file
+With a `variant`, the networks must have it; the CLIP encoders fall back to their plain file
 with a warning, as diffusers' pipelines do. A sharded index wins over a single file, as in diffusers.
 """
 
@@ -16,6 +16,9 @@ SUBFOLDERS = {
     "stage_a": "vqgan",
     "text_encoder": "text_encoder",
     "tokenizer": "tokenizer",
+    "image_encoder": "image_encoder",
+    "effnet_encoder": "effnet_encoder",
+    "controlnet": "controlnet",
 }
 TOKENIZER_FILES = (
     "tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json",
@@ -33,7 +36,7 @@ def is_part(storage: Storage, name: str) -> bool:
 
 def stem_of(name: str) -> str:
     """What diffusers calls a part's weights, before variant and `.safetensors`."""
-    return "model" if name == "text_encoder" else "diffusion_pytorch_model"
+    return "model" if name in ("text_encoder", "image_encoder") else "diffusion_pytorch_model"
 
 
 def folder_part(name: str, storage: Storage, variant: str | None) -> Part:
@@ -43,7 +46,7 @@ def folder_part(name: str, storage: Storage, variant: str | None) -> Part:
         return Part(name, storage.uri, (), tuple(f for f in (*TOKENIZER_FILES, SUMS) if f in names))
     stem = stem_of(name)
     weights = _weight_files(storage, names, stem, variant)
-    if weights is None and variant and name == "text_encoder":
+    if weights is None and variant and stem == "model":
         weights = _weight_files(storage, names, stem, None)
         log.warning("%s has no variant %s, its plain file is used", storage.uri, variant)
     if weights is None:

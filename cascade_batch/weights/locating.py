@@ -1,19 +1,22 @@
 """Where each part of a model is, in folders or single files."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from cascade_batch.errors import WeightsError
 from cascade_batch.spec import ModelSpec
 from cascade_batch.storage import Storage
 from cascade_batch.weights.folders import SUBFOLDERS, folder_part, is_part
-from cascade_batch.weights.parts import PARTS, Part
+from cascade_batch.weights.parts import OPTIONAL, PARTS, Part
 from cascade_batch.weights.single_files import SUFFIX, find_in_folder, part_in_file
 
 EMBEDDED = Path(__file__).parent.parent / "embedded"
 
 
-def locate(model: ModelSpec) -> dict[str, Part]:
-    """Find every part. Lists folders, reads shard indexes and the headers of single files, never weights.
+def locate(model: ModelSpec, optional: Collection[str] = ()) -> dict[str, Part]:
+    """Find every part, and the named ones of `OPTIONAL`.
+
+    Lists folders, reads shard indexes and the headers of single files, never weights.
 
     A part's key (`model.stage_c` ...) may be the part's folder, a repository or embedded model that has it in its
     usual subfolder, a safetensors file that holds it, or the bare name of another subfolder or file of `model.name`,
@@ -21,7 +24,7 @@ def locate(model: ModelSpec) -> dict[str, Part]:
     """
     root = model_root(model.name)
     parts = {}
-    for name in PARTS:
+    for name in (*PARTS, *(name for name in OPTIONAL if name in optional)):
         override = getattr(model, name)
         part = find(name, override, root, model.variant)
         if part is None:

@@ -8,6 +8,8 @@ from cascade_batch.layouts import Header, infer_config, modern, read_header, rec
 from cascade_batch.storage import ObjectMissing, Storage
 
 PARTS = ("stage_c", "stage_b", "stage_a", "text_encoder", "tokenizer")
+OPTIONAL = ("image_encoder", "effnet_encoder", "controlnet")
+"""What a run loads only if its prompt table asks for it."""
 CONFIG = "config.json"
 SUMS = "SHA256SUMS"
 """What a part's files should hash to, as `sha256sum` writes it; a folder may go without."""

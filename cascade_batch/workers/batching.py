@@ -4,7 +4,7 @@ Images of equal size, steps and guidance on or off share a batch. A short batch 
 its last image, because the bits of an image may depend on the batch's size, never on its neighbours.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,11 @@ class Batch:
 
 
 def make_batches(
-    requests: Sequence[Mapping[str, Any]], rows: Iterable[int], stage: str, size: int
+    requests: Sequence[Mapping[str, Any]],
+    rows: Iterable[int],
+    stage: str,
+    size: int,
+    kinds: Sequence[Hashable] | None = None,
 ) -> list[Batch]:
     """Batches of the given rows, in row order within each group.
 
@@ -31,16 +35,17 @@ def make_batches(
         rows: which of them to render.
         stage: "prior" or "decoder": whose steps and guidance scale decide the groups.
         size: images per batch.
+        kinds: for each request, what else the images of a batch must have in common.
     """
-    groups: dict[tuple[int, int, int, bool], list[int]] = {}
+    groups: dict[tuple, list[int]] = {}
     for row in rows:
         request = requests[row]
         guided = request[f"{stage}_guidance_scale"] > 1
         key = (request["height"], request["width"], request[f"{stage}_steps"], guided)
-        groups.setdefault(key, []).append(row)
+        groups.setdefault((key, kinds[row] if kinds else None), []).append(row)
     return [
         _padded(members[start : start + size], size, key)
-        for key, members in groups.items()
+        for (key, _), members in groups.items()
         for start in range(0, len(members), size)
     ]
 

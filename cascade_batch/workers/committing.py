@@ -30,6 +30,8 @@ from cascade_batch.workers.context import RunContext, RunRef, open_run
 from cascade_batch.workers.reading import table_changed
 from cascade_batch.workers.shards import ShardData, Ticket
 
+UNREAD = ("null_prompt", "bad_image", "bad_condition")
+"""Failures of rows that never were a whole request, and so have no stage key."""
 UPLOADS = min(8, 2 * (os.cpu_count() or 1))
 """Pictures of one shard encoded and uploaded at once."""
 
@@ -85,12 +87,14 @@ def _check_numerics_once(ref: RunRef, device_kind: str) -> None:
 
 def _with_keys(table: pa.Table, requests: pa.Table, prompts_sha256: str, run: RunContext) -> pa.Table:
     dtypes = table["dtype"].to_pylist()
+    codes = table["error_code"].to_pylist()
     keys = [
-        stage_c_key(request, run.weights, dtype, run.sampling.c) if request["prompt"] is not None else None
-        for request, dtype in zip(requests.to_pylist(), dtypes, strict=True)
+        None if code in UNREAD else stage_c_key(request, run.weights, dtype, run.sampling.c)
+        for request, dtype, code in zip(requests.to_pylist(), dtypes, codes, strict=True)
     ]
     rows, token = table.num_rows, uuid.uuid4().hex
     for name, values in (
+        ("conditions", requests["conditions"].to_pylist()),
         ("stage_c_key", keys),
         ("prompts_sha256", [prompts_sha256] * rows),
         ("writer_token", [token] * rows),
@@ -168,6 +172,7 @@ def _image_row(
     c_key = embedding["stage_c_key"]
     return {
         **request,
+        "conditions": _joined(embedding["conditions"], request["conditions"]),
         **{name: picture[name] for name in ("status", "error_code", "error_message")},
         **{name: embedding[name] for name in ("prompt_tokens", "prompt_truncated", "embedding_sha256")},
         # In a retry the embedding's count is of all sittings already, and `_replace_rows` adds to this one.
@@ -181,6 +186,13 @@ def _image_row(
         **{f"stage_c_{name}": embedding[name] for name in _COST},
         **{f"stage_ba_{name}": picture[name] for name in _COST},
     }
+
+
+def _joined(of_stage_c: str | None, of_stage_b: str | None) -> str | None:
+    """All conditions of an image in one JSON object."""
+    if of_stage_c is None or of_stage_b is None:
+        return of_stage_c or of_stage_b
+    return json.dumps(json.loads(of_stage_c) | json.loads(of_stage_b), sort_keys=True)
 
 
 _COST = ("seconds", "device", "worker", "batch", "threads", "dtype")

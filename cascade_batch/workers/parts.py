@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cascade_batch import weights
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from cascade_batch.models.loras import Lora
 
 
-def weight_digests(model: ModelSpec) -> dict[str, str]:
-    """sha256 of every part, fetching what is not on this node yet."""
-    located = weights.locate(model)
+def weight_digests(model: ModelSpec, extra_parts: Sequence[str] = ()) -> dict[str, str]:
+    """sha256 of every part, and of the optional ones named, fetching what is not on this node yet."""
+    located = weights.locate(model, extra_parts)
     digests = {name: weights.digest(part, weights.fetch(part)) for name, part in located.items()}
     if model.loras:
         digests[LORAS] = weights.loras_digest(model, weights.locate_loras(model, located))
     return digests
 
 
-def load_parts(model: ModelSpec, names: Iterable[str], expected: Mapping[str, str]) -> dict[str, PartFiles]:
+def load_parts(model: ModelSpec, names: Sequence[str], expected: Mapping[str, str]) -> dict[str, PartFiles]:
     """Local files of the named parts; WeightsError if one is not the part that the run began with."""
     from cascade_batch.models.checkpoints import PartFiles  # torch: not for the driver
 
-    located = weights.locate(model)
+    located = weights.locate(model, names)
     parts = {}
     for name in names:
         part = located[name]

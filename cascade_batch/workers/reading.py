@@ -1,33 +1,52 @@
 """The reading steps beside the pools: prompts for Stage C, committed embeddings for Stage B + A."""
 
 from dataclasses import replace
+from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cascade_batch import weights
 from cascade_batch.errors import IntegrityError
-from cascade_batch.prompts import image_requests, read_rows, rows_sha256
+from cascade_batch.prompts import CONDITIONS, image_requests, read_rows, rows_sha256
 from cascade_batch.stores.embeddings import read_embeddings
+from cascade_batch.workers.conditions import (
+    RowReader,
+    conditions_of,
+    decoder_conditions,
+    with_conditions,
+)
 from cascade_batch.workers.context import RunRef, open_run
 from cascade_batch.workers.shards import ShardData, Ticket
 
+DECODER = "decoder_"
+"""What the names of Stage B's conditions begin with; all others are Stage C's."""
+
 
 def read_shard(data: ShardData, ref: RunRef) -> ShardData:
-    """The shard's image requests, unless its embeddings stand already."""
+    """The shard's image requests, and what they bring for Stage C, unless its embeddings stand already."""
     ticket = data.ticket
     if ticket.has_embeddings and not ticket.retry:
         return data
-    requests, sha256 = requests_of(ticket, ref)
+    rows, requests = requests_of(ticket, ref)
     if ticket.has_embeddings:
         wanted = _without_embedding(read_embeddings(open_run(ref).storage, ticket.shard), ticket.retry)
         requests = only(requests, wanted)
-    return replace(data, requests=requests if requests.num_rows else None, prompts_sha256=sha256)
+    sha256 = rows_sha256(rows)
+    if not requests.num_rows:
+        return replace(data, requests=None, prompts_sha256=sha256)
+    names = [name for name in CONDITIONS if not name.startswith(DECODER)]
+    conditioned = conditions_of(rows, requests, names, _row_reader(ref).read)
+    return replace(
+        data, requests=with_conditions(requests, conditioned), conditioned=conditioned, prompts_sha256=sha256
+    )
 
 
 def read_committed(data: ShardData, ref: RunRef) -> ShardData:
     """Requests and embeddings of a shard whose Stage C is committed: the one way into pool BA."""
     ticket = data.ticket
-    requests, sha256 = requests_of(ticket, ref)
+    rows, requests = requests_of(ticket, ref)
+    sha256 = rows_sha256(rows)
     embeddings = read_embeddings(open_run(ref).storage, ticket.shard)
     stored = set(embeddings["prompts_sha256"].to_pylist())
     if stored != {sha256}:
@@ -38,15 +57,31 @@ def read_committed(data: ShardData, ref: RunRef) -> ShardData:
         raise IntegrityError(
             "an embedding shard holds other images than the plan", where=f"shard {ticket.shard}"
         )
-    return replace(data, requests=requests, embeddings=embeddings, prompts_sha256=sha256)
+    names = [name for name in CONDITIONS if name.startswith(DECODER)]
+    conditioned = conditions_of(rows, requests, names, decoder_conditions)
+    return replace(
+        data,
+        requests=with_conditions(requests, conditioned),
+        conditioned=conditioned,
+        embeddings=embeddings,
+        prompts_sha256=sha256,
+    )
 
 
-def requests_of(ticket: Ticket, ref: RunRef) -> tuple[pa.Table, str]:
-    """A shard's image requests and the hash of its prompt rows."""
+def requests_of(ticket: Ticket, ref: RunRef) -> tuple[pa.Table, pa.Table]:
+    """A shard's prompt rows, and its image requests."""
     run = open_run(ref)
     rows = read_rows(run.table, ticket.file, ticket.first_row, ticket.rows)
-    requests = image_requests(rows, ticket, run.spec.render, run.spec.seed)
-    return requests, rows_sha256(rows)
+    return rows, image_requests(rows, ticket, run.spec.render, run.spec.seed)
+
+
+@lru_cache(maxsize=4)
+def _row_reader(ref: RunRef) -> RowReader:
+    run, size = open_run(ref), None
+    if "image" in run.table.conditions:
+        part = weights.locate(run.spec.model, ["image_encoder"])["image_encoder"]
+        size = weights.read_config(part)["image_size"]
+    return RowReader(run.table.root, size)
 
 
 def table_changed(ticket: Ticket, ref: RunRef, now: str, stored: set[str]) -> IntegrityError:

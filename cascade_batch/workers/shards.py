@@ -31,6 +31,8 @@ class ShardData:
     ticket: Ticket
     requests: pa.Table | None = None
     """`schemas.IMAGE_REQUESTS`: what to render."""
+    conditioned: pa.Table | None = None
+    """`conditions.CONDITIONED`: what the next stage is given besides text."""
     prompts_sha256: str = ""
     """Hash of the prompt rows as read from the table."""
     embeddings: pa.Table | None = None
@@ -70,7 +72,13 @@ def _is_permanent(error: CascadeError) -> bool:
 def without_tables(data: ShardData, error: str = "", is_permanent: bool = False) -> ShardData:
     """What is left of a shard when its journey ends."""
     return replace(
-        data, requests=None, embeddings=None, pictures=None, error=error, error_is_permanent=is_permanent
+        data,
+        requests=None,
+        conditioned=None,
+        embeddings=None,
+        pictures=None,
+        error=error,
+        error_is_permanent=is_permanent,
     )
 
 

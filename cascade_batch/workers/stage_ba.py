@@ -7,11 +7,20 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from cascade_batch.cascade import Decoder, DecoderBatch, PartFiles, device_kind, fix_numerics, pick_device
+from cascade_batch.batches import DecoderBatch
+from cascade_batch.cascade import Decoder, PartFiles, device_kind, fix_numerics, pick_device
+from cascade_batch.errors import SpecError
 from cascade_batch.sampling import Sampling
 from cascade_batch.stores.embeddings import embedding_arrays
 from cascade_batch.stores.images import is_single_colour
 from cascade_batch.workers.batching import Batch
+from cascade_batch.workers.conditions import (
+    NO_CONDITIONS,
+    RowConditions,
+    batch_fields,
+    unpacked,
+    unusable,
+)
 from cascade_batch.workers.ledger import Ledger
 from cascade_batch.workers.rendering import (
     DeviceOutOfMemory,
@@ -66,20 +75,36 @@ class StageBAWorker:
         embeddings, requests = data.embeddings, data.requests.to_pylist()
         arrays = embedding_arrays(embeddings)
         pooled, negative = (embeddings[c].to_pylist() for c in ("pooled", "negative_pooled"))
-        failed = _failed_before(embeddings)
+        unread, conditions = unusable(data.conditioned), unpacked(data.conditioned)
+        failed = {row: unread[r["row"]] for row, r in enumerate(requests) if r["row"] in unread}
+        failed |= _failed_before(embeddings)
+        given = [conditions.get(r["row"], NO_CONDITIONS) for r in requests]
 
         def render(batch: Batch, requests: Sequence[Request]) -> list[RowResult]:
-            return self._render(batch, requests, arrays, pooled, negative)
+            return self._render(batch, requests, arrays, pooled, negative, given)
 
+        size, shard = self._settings.batch, data.ticket.shard
         results, attempt = render_shard(
-            requests, "decoder", data.ticket.shard, self._settings.batch, self._ledger, render, failed
+            requests, "decoder", shard, size, self._ledger, render, failed, [c.kind for c in given]
         )
         pictures = self._table(requests, results, attempt.number)
         seconds = sum(r.seconds for row, r in enumerate(results) if row not in failed)
-        return replace(data, embeddings=embeddings.drop(_ARRAYS), pictures=pictures, seconds_ba=seconds)
+        return replace(
+            data,
+            conditioned=None,
+            embeddings=embeddings.drop(_ARRAYS),
+            pictures=pictures,
+            seconds_ba=seconds,
+        )
 
     def _render(
-        self, batch: Batch, requests: Sequence[Request], arrays: list, pooled: list, negative: list
+        self,
+        batch: Batch,
+        requests: Sequence[Request],
+        arrays: list,
+        pooled: list,
+        negative: list,
+        given: Sequence[RowConditions],
     ) -> list[RowResult]:
         rows = [requests[row] for row in batch.rows]
         try:
@@ -95,8 +120,11 @@ class StageBAWorker:
                     guidance=[r["decoder_guidance_scale"] for r in rows],
                     sampling=self._sampling.ba,
                     stage_a_scale=self._sampling.stage_a_scale,
+                    **batch_fields([given[row] for row in batch.rows]),
                 )
             )
+        except SpecError as error:  # conditions that do not fit the model, alike in all rows of one kind
+            return [RowResult(error_code="bad_condition", error_message=str(error))] * batch.real
         except torch.OutOfMemoryError as error:
             raise DeviceOutOfMemory(str(error)) from None
         return [_judged(out.pixels[i], out.has_nan[i], out.has_infinite[i]) for i in range(batch.real)]

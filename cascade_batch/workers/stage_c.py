@@ -8,11 +8,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from cascade_batch.cascade import PartFiles, Prior, PriorBatch, device_kind, fix_numerics, pick_device
+from cascade_batch.batches import Conditions, PriorBatch
+from cascade_batch.cascade import PartFiles, Prior, device_kind, fix_numerics, pick_device
+from cascade_batch.errors import SpecError
 from cascade_batch.models.loras import Lora
 from cascade_batch.sampling import StageSampling
 from cascade_batch.stores.embeddings import embedding_column, embedding_sha256
 from cascade_batch.workers.batching import Batch
+from cascade_batch.workers.conditions import NO_CONDITIONS, batch_fields, unpacked, unusable
 from cascade_batch.workers.ledger import Ledger
 from cascade_batch.workers.rendering import (
     DeviceOutOfMemory,
@@ -35,7 +38,7 @@ class _Embedded:
 
 
 class StageCWorker:
-    """Holds the text encoder and Stage C on one device."""
+    """Holds the text encoder, Stage C and what conditions it on one device."""
 
     def __init__(
         self,
@@ -59,17 +62,24 @@ class StageCWorker:
         fix_numerics(self._settings.threads)
         requests = data.requests.to_pylist()
         no_prompt = RowResult(error_code="null_prompt", error_message="the row's prompt is null")
-        failed = {row: no_prompt for row, request in enumerate(requests) if request["prompt"] is None}
-        shard = data.ticket.shard
+        unread, conditions = unusable(data.conditioned), unpacked(data.conditioned)
+        failed = {row: unread[r["row"]] for row, r in enumerate(requests) if r["row"] in unread}
+        failed |= {row: no_prompt for row, r in enumerate(requests) if r["prompt"] is None}
+        given = [conditions.get(r["row"], NO_CONDITIONS) for r in requests]
+
+        def render(batch: Batch, requests: Sequence[Request]) -> list[RowResult]:
+            return self._render(
+                batch, requests, Conditions(**batch_fields([given[row] for row in batch.rows]))
+            )
+
+        size, shard = self._settings.batch, data.ticket.shard
         results, attempt = render_shard(
-            requests, "prior", shard, self._settings.batch, self._ledger, self._render, failed
+            requests, "prior", shard, size, self._ledger, render, failed, [c.kind for c in given]
         )
         table = self._table(requests, results, attempt.number)
-        return replace(
-            data, requests=data.requests, embeddings=table, seconds_c=sum(r.seconds for r in results)
-        )
+        return replace(data, conditioned=None, embeddings=table, seconds_c=sum(r.seconds for r in results))
 
-    def _render(self, batch: Batch, requests: Sequence[Request]) -> list[RowResult]:
+    def _render(self, batch: Batch, requests: Sequence[Request], conditions: Conditions) -> list[RowResult]:
         rows = [requests[row] for row in batch.rows]
         try:
             out = self._prior.render(
@@ -82,8 +92,11 @@ class StageCWorker:
                     steps=batch.steps,
                     guidance=[r["prior_guidance_scale"] for r in rows],
                     sampling=self._sampling,
+                    conditions=conditions,
                 )
             )
+        except SpecError as error:  # conditions that do not fit the model, alike in all rows of one kind
+            return [RowResult(error_code="bad_condition", error_message=str(error))] * batch.real
         except torch.OutOfMemoryError as error:
             raise DeviceOutOfMemory(str(error)) from None
         return [

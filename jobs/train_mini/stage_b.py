@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from cascade_batch.cascade import pick_device
 from cascade_batch.models.blocks import resize
-from cascade_batch.models.sampler import ImageNoise, denoise
-from cascade_batch.models.schedule import make_schedule, signal_share
+from cascade_batch.models.sampler import ImageNoise, denoise, generators_of
+from cascade_batch.models.schedule import make_schedule, signal_share, time_ratios
 from jobs.train_mini.drawing import draw_at
 from jobs.train_mini.embedding import GRID, embed
 from jobs.train_mini.networks import TEXT_WIDTH, new_stage_b
@@ -109,11 +109,11 @@ class StageBTraining:
         with torch.random.fork_rng():
             torch.manual_seed(7)
             latents, embeddings = self.windows(Random(77))
-        schedule = make_schedule(STEPS)
+        schedule = make_schedule(time_ratios(STEPS))
         rendered = denoise(
             lambda seen, step, _guided: self.predict(seen, embeddings, schedule.ratios[step].expand(BATCH)),
             schedule,
-            ImageNoise(range(BATCH), (4, latents.shape[2], latents.shape[3]), self.device),
+            ImageNoise(generators_of(range(BATCH)), (4, latents.shape[2], latents.shape[3]), self.device),
             [0.0] * BATCH,
             self.net.config.prediction_type,
         )

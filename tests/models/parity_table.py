@@ -13,8 +13,8 @@ import torch
 
 from cascade_batch.cascade import DecodedImages, Decoder, DecoderBatch, Prior, PriorBatch, PriorImages
 from cascade_batch.models.config import TINY_STAGE_A, TINY_STAGE_B, TINY_STAGE_C
-from cascade_batch.models.sampler import ImageNoise
-from cascade_batch.models.schedule import make_schedule
+from cascade_batch.models.sampler import ImageNoise, generators_of
+from cascade_batch.models.schedule import make_schedule, time_ratios
 from tests.models import oracle
 from tests.models.oracle import generators, pair_a, pair_b, pair_c, relative_error
 
@@ -53,11 +53,11 @@ def networks() -> None:
 
 
 def scheduler() -> None:
-    theirs, ours, worst = oracle.their_scheduler(), make_schedule(20), 0.0
+    theirs, ours, worst = oracle.their_scheduler(), make_schedule(time_ratios(20)), 0.0
     theirs.set_timesteps(20)
     latents = torch.randn(2, 4, 8, 8)
     for step, ratio in enumerate(theirs.timesteps[:-1]):
-        noise = ImageNoise([step, 5], (4, 8, 8), "cpu").draw()
+        noise = ImageNoise(generators_of([step, 5]), (4, 8, 8), "cpu").draw()
         epsilon = torch.sin(3 * latents)
         expected = theirs.step(epsilon, ratio.expand(2), latents, generators([step, 5])).prev_sample
         worst = max(worst, relative_error(ours.previous(latents, epsilon, noise, step), expected))

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from cascade_batch.cascade import Decoder, DecoderBatch, Prior, PriorBatch
-from cascade_batch.models.sampler import ImageNoise, denoise
-from cascade_batch.models.schedule import make_schedule, ratio_of, signal_share
+from cascade_batch.models.sampler import ImageNoise, denoise, generators_of
+from cascade_batch.models.schedule import make_schedule, ratio_of, signal_share, time_ratios
 from cascade_batch.sampling import METHODS, PRESETS, StageSampling
 from tests.models.oracle import model_parts
 
@@ -85,8 +85,10 @@ CHANGES: list[dict] = [
 @pytest.mark.parametrize("changes", CHANGES, ids=lambda changes: ",".join(changes) or "plain")
 def test_a_run_follows_the_definition(method: str, changes: dict) -> None:
     sampling = replace(StageSampling(method=method), **changes)
-    schedule = make_schedule(8, sampling)
-    got = denoise(predict, schedule, ImageNoise(SEEDS, SHAPE, "cpu"), GUIDANCE, sampling=sampling).numpy()
+    schedule = make_schedule(time_ratios(8), sampling)
+    got = denoise(
+        predict, schedule, ImageNoise(generators_of(SEEDS), SHAPE, "cpu"), GUIDANCE, sampling=sampling
+    ).numpy()
     for image, (seed, guidance) in enumerate(zip(SEEDS, GUIDANCE, strict=True)):
         expected = by_definition(seed, guidance, 8, sampling)
         assert np.abs(got[image] - expected).max() < 1e-3 * np.abs(expected).max()
@@ -94,10 +96,10 @@ def test_a_run_follows_the_definition(method: str, changes: dict) -> None:
 
 def test_the_time_that_a_shifted_network_is_told() -> None:
     """The figures of the original release's schedule at shift 2, and what it says where the signal is clamped."""
-    told = make_schedule(20, StageSampling(shift=2.0, ratio_of_signal=True)).ratios
+    told = make_schedule(time_ratios(20), StageSampling(shift=2.0, ratio_of_signal=True)).ratios
     for time, ratio in {0.95: 0.975, 0.8: 0.8975, 0.5: 0.7056, 0.25: 0.444, 0.05: 0.106}.items():
         assert told[round(20 * (1 - time))].item() == pytest.approx(ratio, abs=1e-3)
-    plain = make_schedule(20, StageSampling(ratio_of_signal=True)).ratios
+    plain = make_schedule(time_ratios(20), StageSampling(ratio_of_signal=True)).ratios
     assert plain[0].item() == pytest.approx(0.9936, abs=1e-4)
     times = torch.linspace(0.02, 0.98, 49)
     torch.testing.assert_close(ratio_of(signal_share(times)), times, atol=1e-4, rtol=0)

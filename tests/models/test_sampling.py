@@ -7,8 +7,8 @@ import torch
 from cascade_batch.cascade import Decoder, DecoderBatch, Prior, PriorBatch
 from cascade_batch.errors import SpecError
 from cascade_batch.models.config import TINY_STAGE_A, TINY_STAGE_B, TINY_STAGE_C
-from cascade_batch.models.sampler import ImageNoise, as_epsilon, denoise
-from cascade_batch.models.schedule import make_schedule
+from cascade_batch.models.sampler import ImageNoise, as_epsilon, denoise, generators_of
+from cascade_batch.models.schedule import make_schedule, time_ratios
 from tests.models.oracle import (
     decoder_pipeline,
     generators,
@@ -30,14 +30,14 @@ SEEDS = [7, 2**63 - 1]
 
 @pytest.mark.parametrize("steps", [1, 4, 20, 60])
 def test_the_schedule_step_by_step(steps: int) -> None:
-    theirs, ours = their_scheduler(), make_schedule(steps)
+    theirs, ours = their_scheduler(), make_schedule(time_ratios(steps))
     theirs.set_timesteps(steps)
     assert len(ours) == steps
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     for step, ratio in enumerate(theirs.timesteps[:-1]):
         assert ours.ratios[step] == ratio
         epsilon = torch.sin(latents * 3)
-        noise = ImageNoise([step, 5], (4, 8, 8), "cpu").draw()
+        noise = ImageNoise(generators_of([step, 5]), (4, 8, 8), "cpu").draw()
         expected = theirs.step(epsilon, ratio.expand(2), latents, generators([step, 5])).prev_sample
         got = ours.previous(latents, epsilon, noise, step)
         assert relative_error(got, expected) < 1e-5
@@ -119,8 +119,8 @@ def test_guidance_on_and_off_do_not_share_a_batch() -> None:
 
 
 def test_noise_depends_on_the_seed_alone() -> None:
-    alone = ImageNoise([5], (4, 6, 7), "cpu")
-    among = ImageNoise([1, 5, 9], (4, 6, 7), "cpu")
+    alone = ImageNoise(generators_of([5]), (4, 6, 7), "cpu")
+    among = ImageNoise(generators_of([1, 5, 9]), (4, 6, 7), "cpu")
     for _ in range(3):
         assert torch.equal(alone.draw()[0], among.draw()[1])
 
@@ -135,7 +135,7 @@ def test_the_global_generator_is_left_alone() -> None:
 def test_a_velocity_prediction_gives_the_same_latents() -> None:
     """From the definition: a network that knows x0 predicts it exactly in either form."""
     clean = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    schedule = make_schedule(6)
+    schedule = make_schedule(time_ratios(6))
 
     def noise_in(latents: torch.Tensor, step: int, _guided: bool = False) -> torch.Tensor:
         signal = schedule.signal[step]
@@ -146,7 +146,9 @@ def test_a_velocity_prediction_gives_the_same_latents() -> None:
         return signal.sqrt() * noise_in(latents, step) - (1 - signal).sqrt() * clean
 
     def run(predict, prediction_type: str) -> torch.Tensor:
-        return denoise(predict, schedule, ImageNoise([1], (4, 8, 8), "cpu"), [0.0], prediction_type)
+        return denoise(
+            predict, schedule, ImageNoise(generators_of([1]), (4, 8, 8), "cpu"), [0.0], prediction_type
+        )
 
     by_noise, by_velocity = run(noise_in, "epsilon"), run(velocity, "v_prediction")
     assert relative_error(by_velocity, by_noise) < 1e-4

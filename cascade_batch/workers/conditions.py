@@ -1,0 +1,319 @@
+"""A row's conditions besides text, from the prompt table's columns to arrays and back to batches.
+
+The reading step fetches, decodes and cuts pictures, so that a broken one fails its row alone and pool C gets arrays. A
+row's settings, and the sha256 of its arrays, are its `conditions`: they stand in the manifest and decide stage keys.
+"""
+
+import hashlib
+import io
+import json
+import posixpath
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cascade_batch import pictures
+from cascade_batch.errors import CascadeError, PictureError, SpecError, StorageError
+from cascade_batch.geometry import ENCODER_STRIDE, embedding_side, latent_side
+from cascade_batch.stage_keys import SOURCES
+from cascade_batch.storage import Storage
+from cascade_batch.workers.rendering import RowResult
+
+CONDITIONED = pa.schema(
+    [
+        ("row", pa.int32()),
+        ("conditions", pa.string()),
+        ("arrays", pa.large_binary()),
+        ("error_code", pa.string()),
+        ("error_message", pa.string()),
+    ]
+)
+"""One row per prompt of a shard that has conditions; `row` as in `schemas.IMAGE_REQUESTS`."""
+
+FETCHES = 8
+DEFAULT_STRENGTH = 0.8
+"""The noise level of the original release's image-to-image; with a mask it is 1."""
+
+Row = Mapping[str, Any]
+Read = Callable[[Row], "RowConditions"]
+
+
+@dataclass
+class RowConditions:
+    """Of one prompt: arrays without the batch's dimension, plain settings, and where pictures came from."""
+
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, list[str]] = field(default_factory=dict)
+
+    def described(self) -> str:
+        """JSON of all that decides, and of the sources."""
+        hashes = {name: _sha256(array) for name, array in self.arrays.items()}
+        sources = {SOURCES: self.sources} if self.sources else {}
+        return json.dumps(self.settings | hashes | sources, sort_keys=True)
+
+    @property
+    def kind(self) -> tuple:
+        """What images must have in common to share a batch."""
+        shapes = ((name, array.shape) for name, array in sorted(self.arrays.items()))
+        return (*shapes, json.dumps(self.settings, sort_keys=True))
+
+
+NO_CONDITIONS = RowConditions()
+
+
+class RowReader:
+    """Makes a row's conditions for Stage C."""
+
+    def __init__(self, root: str, image_size: int | None) -> None:
+        """`root`: where relative paths lie; `image_size`: what the image encoder looks at."""
+        self._root, self._image_size = root, image_size
+
+    def read(self, row: Row) -> RowConditions:
+        """Raises PictureError or SpecError for values of this row that cannot be used."""
+        found = RowConditions()
+        width, height = embedding_side(row["width"]), embedding_side(row["height"])
+        area = (width * ENCODER_STRIDE, height * ENCODER_STRIDE)
+        if row.get("image") is not None and self._image_size is not None:
+            given = row["image"] if isinstance(row["image"], list) else [row["image"]]
+            cut = [pictures.clip_crop(self._picture(found, "image", one), self._image_size) for one in given]
+            if not cut:
+                raise PictureError("an empty list of pictures", where="image")
+            found.arrays["image"] = np.stack(cut)
+        for name in ("init_image", "control_image"):
+            if row.get(name) is not None:
+                found.arrays[name] = pictures.covering(self._picture(found, name, row[name]), *area)
+        if row.get("mask") is not None:
+            found.arrays["mask"] = pictures.brightness(self._picture(found, "mask", row["mask"]), *area)
+        _add_numbers(found, row, (height, width))
+        _add_settings(found, row)
+        return found
+
+    def _picture(self, found: RowConditions, name: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            value = value["path"] if value["bytes"] is None else value["bytes"]
+        if value is None:
+            raise PictureError("a picture is null", where=name)
+        if isinstance(value, str):
+            found.sources.setdefault(name, []).append(value)
+            value = self._fetched(value, name)
+        try:
+            return pictures.decode(value)
+        except PictureError as error:
+            raise PictureError(error.what, where=name, got=error.got) from None
+
+    def _fetched(self, uri: str, name: str) -> bytes:
+        """A picture's bytes. A store that fails for now leaves the shard undone; one that says no fails the row."""
+        full = uri if "://" in uri or uri.startswith("/") else f"{self._root}/{uri}"
+        folder, file = posixpath.split(full)
+        try:
+            return Storage(folder).read(file)
+        except StorageError as error:
+            if error.transient:
+                raise
+            raise PictureError("a picture cannot be fetched", where=name, got=error.what) from None
+        except SpecError as error:  # a URL with credentials, which the manifest would repeat
+            raise PictureError(error.what, where=name, got=error.where) from None
+
+
+def _add_numbers(found: RowConditions, row: Row, cells: tuple[int, int]) -> None:
+    for name, dimensions in _STATES.items():
+        if row.get(name) is not None:
+            found.arrays[name] = _numbers(name, row[name], (dimensions,))
+    if row.get("image_embeds") is not None:
+        found.arrays["image_embeds"] = np.atleast_2d(_numbers("image_embeds", row["image_embeds"], (1, 2)))
+    if row.get("prior_latents") is not None:
+        found.arrays["prior_latents"] = _latents("prior_latents", row["prior_latents"], cells)
+
+
+_STATES = {
+    "prompt_embeds": 2,
+    "prompt_embeds_pooled": 1,
+    "negative_prompt_embeds": 2,
+    "negative_prompt_embeds_pooled": 1,
+}
+"""Text states that come ready made, and their dimensions."""
+
+
+def _add_settings(found: RowConditions, row: Row) -> None:
+    if "init_image" in found.arrays:
+        default = 1.0 if "mask" in found.arrays else DEFAULT_STRENGTH
+        strength = row.get("strength")
+        found.settings["strength"] = _within("strength", default if strength is None else strength, 0, 1)
+    if "control_image" in found.arrays:
+        strength = row.get("control_strength")
+        value = _within("control_strength", 1.0 if strength is None else strength, -100, 100)
+        found.arrays["control_strength"] = np.float32(value)
+    for name in ("sca", "crp"):
+        if row.get(name):  # 0 is the same as none
+            found.settings[name] = _within(name, row[name], -1e4, 1e4)
+    if row.get("prior_timesteps") is not None:
+        found.settings["prior_timesteps"] = _times("prior_timesteps", row["prior_timesteps"])
+    if row.get("strength") is not None and "prior_timesteps" in found.settings:
+        raise SpecError("strength and prior_timesteps both say where to begin", where="strength")
+    if "mask" in found.arrays and not {"init_image", "control_image"} & found.arrays.keys():
+        raise SpecError(
+            "a mask without a picture", where="mask", expected="init_image or control_image beside it"
+        )
+
+
+def decoder_conditions(row: Row) -> RowConditions:
+    """A row's conditions for Stage B. Raises SpecError for values that cannot be used."""
+    found = RowConditions()
+    if row.get("decoder_latents") is not None:
+        size = (latent_side(row["height"]), latent_side(row["width"]))
+        found.arrays["decoder_latents"] = _latents("decoder_latents", row["decoder_latents"], size)
+    if row.get("decoder_timesteps") is not None:
+        found.settings["decoder_timesteps"] = _times("decoder_timesteps", row["decoder_timesteps"])
+    return found
+
+
+def _numbers(name: str, value: Any, dimensions: Sequence[int]) -> np.ndarray:
+    try:
+        array = np.asarray(value, np.float32)
+    except (ValueError, TypeError):
+        raise SpecError(
+            "numbers that form no array", where=name, got="nulls, or lists of different lengths"
+        ) from None
+    if array.ndim not in dimensions or array.size == 0:
+        raise SpecError(
+            "numbers of another shape", where=name, got=array.shape, expected=f"{dimensions[-1]} dimensions"
+        )
+    if not np.isfinite(array).all():
+        raise SpecError("numbers that are not finite", where=name)
+    return array
+
+
+def _latents(name: str, value: Any, size: tuple[int, int]) -> np.ndarray:
+    """(channels, height, width), of a tensor or of a flat list in that order."""
+    array = _numbers(name, value, (1, 3))
+    if array.ndim == 1 and array.size % (size[0] * size[1]) == 0:
+        array = array.reshape(-1, *size)
+    if array.shape[1:] != size:
+        raise SpecError("latents of another size", where=name, got=array.shape, expected=("channels", *size))
+    return array
+
+
+def _times(name: str, value: Any) -> list[float]:
+    times = _numbers(name, value, (1,)).tolist()
+    if (
+        times[0] > 1
+        or times[-1] < 0
+        or any(later >= sooner for sooner, later in pairwise(times))
+        or times == [0]
+    ):
+        raise SpecError(
+            "these are no time steps",
+            where=name,
+            got=times,
+            expected="time ratios that fall, from at most 1 to 0",
+        )
+    return times
+
+
+def _within(name: str, value: float, low: float, high: float) -> float:
+    if not low <= value <= high:
+        raise SpecError("a value out of range", where=name, got=value, expected=f"{low} to {high}")
+    return float(value)
+
+
+def _sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(f"{array.dtype} {array.shape} ".encode() + array.tobytes()).hexdigest()
+
+
+def conditions_of(rows: pa.Table, requests: pa.Table, names: Sequence[str], read: Read) -> pa.Table:
+    """`CONDITIONED` for the prompts among the requests that have a value in one of the named columns.
+
+    Raises StorageError if a store fails for now.
+    """
+    sizes = {r["row"]: r for r in requests.select(["row", "width", "height"]).to_pylist()}
+    present = [name for name in names if name in rows.column_names]
+    with_any = [row for row in sorted(sizes) if any(rows[name][row].is_valid for name in present)]
+
+    def one(row: int) -> dict[str, Any] | None:
+        values = {name: _value(rows[name][row]) for name in present} | sizes[row]
+        try:
+            found = read(values)
+        except CascadeError as error:
+            if isinstance(error, StorageError):
+                raise
+            code = "bad_image" if isinstance(error, PictureError) else "bad_condition"
+            return {"row": row, "error_code": code, "error_message": str(error)}
+        if not (found.arrays or found.settings):
+            return None
+        return {"row": row, "conditions": found.described(), "arrays": _packed(found)}
+
+    with ThreadPoolExecutor(FETCHES) as pool:
+        records = [record for record in pool.map(one, with_any) if record is not None]
+    return pa.Table.from_pylist(records, schema=CONDITIONED)
+
+
+def with_conditions(requests: pa.Table, conditioned: pa.Table) -> pa.Table:
+    """The requests with their prompts' `conditions`."""
+    told = dict(zip(conditioned["row"].to_pylist(), conditioned["conditions"].to_pylist(), strict=True))
+    values = pa.array([told.get(row) for row in requests["row"].to_pylist()], pa.string())
+    return requests.set_column(requests.schema.get_field_index("conditions"), "conditions", values)
+
+
+def unusable(conditioned: pa.Table | None) -> dict[int, RowResult]:
+    """Prompt row -> the failure of its images, for conditions that could not be read."""
+    records = [] if conditioned is None else conditioned.drop(["arrays"]).to_pylist()
+    return {
+        record["row"]: RowResult(error_code=record["error_code"], error_message=record["error_message"])
+        for record in records
+        if record["error_code"] is not None
+    }
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    if isinstance(scalar, pa.FixedShapeTensorScalar) and scalar.is_valid:
+        return scalar.to_numpy()  # as_py forgets the shape
+    return scalar.as_py()
+
+
+def _packed(found: RowConditions) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **found.arrays)
+    return buffer.getvalue()
+
+
+def unpacked(conditioned: pa.Table | None) -> dict[int, RowConditions]:
+    """Prompt row -> its conditions, of those that could be read."""
+    found = {}
+    for record in [] if conditioned is None else conditioned.to_pylist():
+        if record["arrays"] is not None:
+            settings = json.loads(record["conditions"])
+            with np.load(io.BytesIO(record["arrays"])) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+            plain = {k: v for k, v in settings.items() if k not in arrays and k != SOURCES}
+            found[record["row"]] = RowConditions(arrays, plain)
+    return found
+
+
+_FIELDS = {
+    "image": "images",
+    "init_image": "init_images",
+    "mask": "masks",
+    "control_image": "control_images",
+    "control_strength": "control_strengths",
+    "prior_latents": "latents",
+    "prior_timesteps": "timesteps",
+    "decoder_latents": "latents",
+    "decoder_timesteps": "timesteps",
+}
+"""Our column -> the field of `Conditions` or `DecoderBatch`, where they differ."""
+
+
+def batch_fields(rows: Sequence[RowConditions]) -> dict[str, Any]:
+    """The conditions of a batch's images, which are of one kind: fields of `Conditions` or `DecoderBatch`."""
+    arrays = {_FIELDS.get(name, name): np.stack([r.arrays[name] for r in rows]) for name in rows[0].arrays}
+    settings = {
+        _FIELDS.get(name, name): tuple(value) if isinstance(value, list) else value
+        for name, value in rows[0].settings.items()
+    }
+    return arrays | settings

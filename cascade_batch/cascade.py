@@ -72,33 +72,46 @@ class Prior:
         return cls(TextEncoder(tower, tokenizer), stage_c, device, conditioner)
 
     @torch.inference_mode()
-    def render(
-        self, batch: PriorBatch, generators: Generators | None = None, on_step: OnStep | None = None
-    ) -> PriorImages:
+    def render(self, batch: PriorBatch) -> PriorImages:
         """Embeddings and pooled states; the negative text is always encoded, Stage B may need it.
 
-        `generators` draw the noise instead of those of the batch's seeds. Raises SpecError for a batch that does not
-        fit the model.
+        Raises SpecError for a batch that does not fit the model.
         """
+        texts = self.encode(batch)
         count = len(batch.prompts)
-        _check_lengths(count, batch.negative_prompts, batch.seeds, batch.guidance)
-        texts = self._texts(batch)
-        start = self._conditioner.start(batch.conditions)
-        _check_shapes(batch, start, self._stage_c.config.in_channels)
-        if start.clean is not None and batch.conditions.strength == 0:
-            embeddings = start.clean
-        else:
-            embeddings = self._denoise(batch, texts, start, generators, on_step)
         return PriorImages(
-            embeddings=embeddings.cpu().numpy(),
+            embeddings=self.embed(batch, texts).cpu().numpy(),
             pooled=texts.pooled[:count].float().cpu().numpy(),
             negative_pooled=texts.pooled[count:].float().cpu().numpy(),
             prompt_tokens=texts.tokens[:count],
             prompt_truncated=texts.truncated[:count],
         )
 
-    def _texts(self, batch: PriorBatch) -> TextStates:
-        """States of the prompts, then of the negative prompts, as many tokens each."""
+    @torch.inference_mode()
+    def embed(
+        self,
+        batch: PriorBatch,
+        texts: TextStates,
+        generators: Generators | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Stage C alone: embeddings (B, 16, h, w) float32 of texts that `encode` gave.
+
+        `generators` draw the noise instead of those of the batch's seeds.
+        """
+        start = self._conditioner.start(batch.conditions)
+        _check_shapes(batch, start, self._stage_c.config.in_channels)
+        if start.clean is not None and batch.conditions.strength == 0:
+            return start.clean
+        return self._denoise(batch, texts, start, generators, on_step)
+
+    @torch.inference_mode()
+    def encode(self, batch: PriorBatch) -> TextStates:
+        """States of the prompts, then of the negative prompts, as many tokens each; given ones come as they are.
+
+        Without guidance given token states stand alone, since nothing sees those of the negative prompts.
+        """
+        _check_lengths(len(batch.prompts), batch.negative_prompts, batch.seeds, batch.guidance)
         count, given = len(batch.prompts), batch.conditions
         written = self._text.encode([*batch.prompts, *batch.negative_prompts])
         asked = self._given(given.prompt_embeds, given.prompt_embeds_pooled, "prompt_embeds")
@@ -109,13 +122,24 @@ class Prior:
             return written
         asked_states, asked_pooled = asked or (written.states[:count], written.pooled[:count])
         avoided_states, avoided_pooled = avoided or (written.states[count:], written.pooled[count:])
+        guided = is_guided(batch.guidance)
         return replace(
             written,
-            states=torch.cat(self._text.evened(asked_states, avoided_states)),
+            states=torch.cat(self._text.evened(asked_states, avoided_states)) if guided else asked_states,
             pooled=torch.cat([asked_pooled, avoided_pooled]),
             tokens=written.tokens if asked is None else [asked_states.shape[1]] * count,
             truncated=written.truncated if asked is None else [False] * count,
         )
+
+    @torch.inference_mode()
+    def pooled(self, texts: Sequence[str]) -> np.ndarray:
+        """Pooled states alone, (texts, channels) float32: all that Stage B sees of a text."""
+        return self._text.encode(texts).pooled.float().cpu().numpy()
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures to vary that the model's image encoder takes."""
+        return self._conditioner.image_size
 
     def _given(
         self, states: np.ndarray | None, pooled: np.ndarray | None, name: str

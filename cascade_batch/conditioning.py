@@ -49,6 +49,11 @@ class Conditioner:
         }
         return cls(device, **{name: load(parts[name]) for name, load in loads.items() if name in parts})
 
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures that the image encoder takes."""
+        return 224 if self._image_encoder is None else self._image_encoder.side
+
     def image_states(self, given: Conditions, guided: bool) -> Tensor | None:
         """(rows, pictures, channels), the unguided half zeros; None without pictures."""
         states = [] if given.image_embeds is None else [self._float(given.image_embeds)]

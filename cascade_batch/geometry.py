@@ -2,7 +2,7 @@
 
 import math
 
-from cascade_batch.errors import PromptTableError
+from cascade_batch.errors import PromptTableError, SpecError
 
 STAGE_C_COMPRESSION = 42.67
 """Pixels per embedding cell; the published prior's `resolution_multiple`."""
@@ -39,3 +39,12 @@ def check_side(name: str, pixels: int, where: str = "") -> None:
         expected=f"a multiple of {SIDE_STEP} from {MIN_SIDE} to {MAX_SIDE}",
         next_step=f"use {nearest}",
     )
+
+
+def check_sides(height: int, width: int) -> None:
+    """Raise SpecError unless a picture of these sides renders at exactly that size."""
+    for name, pixels in (("height", height), ("width", width)):
+        try:
+            check_side(name, pixels)
+        except PromptTableError as error:
+            raise SpecError(str(error)) from None

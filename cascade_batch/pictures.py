@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cascade_batch.errors import PictureError
+from cascade_batch.errors import PictureError, SpecError
 
 MOST_PIXELS = 2**28
 """A picture that claims more is refused unread: a few kilobytes of PNG can unpack to any size."""
@@ -43,6 +43,14 @@ def covering(image: Image.Image, width: int, height: int) -> np.ndarray:
 def brightness(image: Image.Image, width: int, height: int) -> np.ndarray:
     """(height, width): how bright a mask is, cut as `covering` cuts."""
     return np.asarray(ImageOps.fit(image.convert("L"), (width, height), Image.Resampling.BILINEAR))
+
+
+def strength_of(strength: float | None, masked: bool) -> float:
+    """How much noise a picture to start from gets: 0.8 unless told, as in the original release, or 1 behind a mask."""
+    value = (1.0 if masked else 0.8) if strength is None else float(strength)
+    if not 0 <= value <= 1:
+        raise SpecError("a value out of range", where="strength", got=value, expected="0 to 1")
+    return value
 
 
 def _described(data: bytes, error: Exception) -> str:

@@ -9,10 +9,11 @@ from cascade_batch.weights.fetching import digest, fetch
 from cascade_batch.weights.folders import SUBFOLDERS
 from cascade_batch.weights.locating import EMBEDDED, find, locate, model_root
 from cascade_batch.weights.loras import locate_loras, lora_files, loras_digest
-from cascade_batch.weights.parts import PARTS, Part, read_config
+from cascade_batch.weights.parts import OPTIONAL, PARTS, Part, read_config
 
 __all__ = [
     "EMBEDDED",
+    "OPTIONAL",
     "PARTS",
     "SUBFOLDERS",
     "Part",

@@ -36,8 +36,6 @@ CONDITIONED = pa.schema(
 """One row per prompt of a shard that has conditions; `row` as in `schemas.IMAGE_REQUESTS`."""
 
 FETCHES = 8
-DEFAULT_STRENGTH = 0.8
-"""The noise level of the original release's image-to-image; with a mask it is 1."""
 
 Row = Mapping[str, Any]
 Read = Callable[[Row], "RowConditions"]
@@ -142,9 +140,7 @@ _STATES = {
 
 def _add_settings(found: RowConditions, row: Row) -> None:
     if "init_image" in found.arrays:
-        default = 1.0 if "mask" in found.arrays else DEFAULT_STRENGTH
-        strength = row.get("strength")
-        found.settings["strength"] = _within("strength", default if strength is None else strength, 0, 1)
+        found.settings["strength"] = pictures.strength_of(row.get("strength"), "mask" in found.arrays)
     if "control_image" in found.arrays:
         strength = row.get("control_strength")
         value = _within("control_strength", 1.0 if strength is None else strength, -100, 100)

@@ -26,29 +26,38 @@ def weight_digests(model: ModelSpec, extra_parts: Sequence[str] = ()) -> dict[st
 
 def load_parts(model: ModelSpec, names: Sequence[str], expected: Mapping[str, str]) -> dict[str, PartFiles]:
     """Local files of the named parts; WeightsError if one is not the part that the run began with."""
+    located = weights.locate(model, names)
+    for name in names:
+        _check_digest(
+            name, weights.digest(located[name], weights.fetch(located[name])), expected, located[name].uri
+        )
+    return {name: local_files(located[name]) for name in names}
+
+
+def local_files(part: weights.Part) -> PartFiles:
+    """A part on this node's disk, fetched if it is not there yet."""
     from cascade_batch.models.checkpoints import PartFiles  # torch: not for the driver
 
-    located = weights.locate(model, names)
-    parts = {}
-    for name in names:
-        part = located[name]
-        folder = weights.fetch(part)
-        _check_digest(name, weights.digest(part, folder), expected, part.uri)
-        config = None if name == "tokenizer" else weights.read_config(part)
-        parts[name] = PartFiles(config, folder, tuple(folder / file for file in part.files))
-    return parts
+    folder = weights.fetch(part)
+    config = None if part.name == "tokenizer" else weights.read_config(part)
+    return PartFiles(config, folder, tuple(folder / file for file in part.files))
 
 
 def load_loras(model: ModelSpec, expected: Mapping[str, str]) -> list[Lora]:
     """Local files of the model's LoRAs; WeightsError if they are not those that the run began with."""
-    from cascade_batch.models.loras import Lora
-
     if not model.loras:
         return []
     located = weights.locate_loras(model, weights.locate(model))
     _check_digest(
         LORAS, weights.loras_digest(model, located), expected, ", ".join(lora.uri for lora in model.loras)
     )
+    return local_loras(model, located)
+
+
+def local_loras(model: ModelSpec, located: list[weights.Part]) -> list[Lora]:
+    """The model's LoRAs on this node's disk."""
+    from cascade_batch.models.loras import Lora
+
     files = weights.lora_files(located)
     return [
         Lora(path, lora.weight, lora.tokens, alpha)

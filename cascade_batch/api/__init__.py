@@ -1,0 +1,6 @@
+"""The Python API: a model in this process, called with the argument names of the published pipelines."""
+
+from cascade_batch.api.model import Cascade
+from cascade_batch.api.outputs import ImagesOutput, PriorOutput
+
+__all__ = ["Cascade", "ImagesOutput", "PriorOutput"]

@@ -1,0 +1,91 @@
+"""`prior`'s conditions besides texts, from any of their forms to arrays with an entry per image."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cascade_batch import pictures
+from cascade_batch.api import arguments as args
+from cascade_batch.batches import Conditions
+from cascade_batch.errors import SpecError
+from cascade_batch.geometry import ENCODER_STRIDE, embedding_side
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How many images of which size a call asks for."""
+
+    prompts: int
+    copies: int
+    height: int
+    width: int
+    image_size: int
+    """Side of the pictures that the model's image encoder takes."""
+
+    @property
+    def images(self) -> int:
+        return self.prompts * self.copies
+
+    def states(self, given: args.Array | None, dimensions: int, name: str) -> np.ndarray | None:
+        return args.states_of(given, dimensions, self.prompts, self.copies, name)
+
+    def cut(self, given: Any, name: str, how: Callable = pictures.covering) -> np.ndarray | None:
+        """One picture per image, at the size that the encoders of pictures look at."""
+        found = args.one_each(given, self.prompts, self.copies, name)
+        area = [embedding_side(side) * ENCODER_STRIDE for side in (self.width, self.height)]
+        return None if found is None else np.stack([how(one, *area) for one in found])
+
+    def crops(self, given: Any) -> np.ndarray | None:
+        """Pictures to vary, as CLIP looks at them."""
+        if given is None:
+            return None
+        return args.clip_crops(args.picture_sets(given, self.prompts), self.image_size, self.copies)
+
+
+def conditions_of(
+    asked: Asked,
+    *,
+    images: Any = None,
+    image_embeds: args.Array | None = None,
+    prompt_embeds: args.Array | None = None,
+    prompt_embeds_pooled: args.Array | None = None,
+    negative_prompt_embeds: args.Array | None = None,
+    negative_prompt_embeds_pooled: args.Array | None = None,
+    init_image: Any = None,
+    strength: float | None = None,
+    mask: Any = None,
+    control_image: Any = None,
+    control_strength: float = 1.0,
+    latents: args.Array | None = None,
+    sca: float = 0.0,
+    crp: float = 0.0,
+    timesteps: Sequence[float] | None = None,
+) -> Conditions:
+    """Conditions of a batch of `asked.images`. Raises SpecError for what does not go together."""
+    if mask is not None and init_image is None and control_image is None:
+        raise SpecError("a mask without a picture", expected="init_image or control_image beside it")
+    if strength is not None and timesteps is not None:
+        raise SpecError("strength and timesteps both say where to begin", expected="one of them")
+    return Conditions(
+        prompt_embeds=asked.states(prompt_embeds, 3, "prompt_embeds"),
+        prompt_embeds_pooled=asked.states(prompt_embeds_pooled, 2, "prompt_embeds_pooled"),
+        negative_prompt_embeds=asked.states(negative_prompt_embeds, 3, "negative_prompt_embeds"),
+        negative_prompt_embeds_pooled=asked.states(
+            negative_prompt_embeds_pooled, 2, "negative_prompt_embeds_pooled"
+        ),
+        images=asked.crops(images),
+        image_embeds=args.image_embeds_of(image_embeds, asked.prompts, asked.copies),
+        init_images=asked.cut(init_image, "init_image"),
+        strength=1.0 if init_image is None else pictures.strength_of(strength, mask is not None),
+        masks=asked.cut(mask, "mask", pictures.brightness),
+        control_images=asked.cut(control_image, "control_image"),
+        control_strengths=None
+        if control_image is None
+        else np.full(asked.images, control_strength, np.float32),
+        latents=None if latents is None else args.to_array(latents),
+        sca=float(sca),
+        crp=float(crp),
+        timesteps=args.times_of(timesteps),
+    )

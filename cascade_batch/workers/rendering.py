@@ -3,7 +3,7 @@
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,7 @@ def render_shard(
     ledger: Ledger,
     render: RenderBatch,
     already_failed: Mapping[int, RowResult],
+    kinds: Sequence[Hashable] | None = None,
 ) -> tuple[list[RowResult], Attempt]:
     """Results of all rows of a shard, in order.
 
@@ -71,6 +72,7 @@ def render_shard(
         size: images per batch.
         render: one batch in, one result per real row out; may raise DeviceOutOfMemory.
         already_failed: rows that are not to be rendered, with their results.
+        kinds: of each row, what `make_batches` keeps apart.
     """
     attempt = ledger.begin(stage, shard)
     if attempt.hopeless:
@@ -88,7 +90,7 @@ def render_shard(
     for group, prompt in _groups(requests, todo, attempt):
         if prompt is not None:
             ledger.announce(stage, shard, prompt)
-        for batch in make_batches(requests, group, stage, size):
+        for batch in make_batches(requests, group, stage, size, kinds):
             results.update(_render_batch(batch, requests, render))
     ledger.finish(stage, shard)
     return [results[row] for row in range(len(requests))], attempt

@@ -9,6 +9,7 @@ import pyarrow as pa
 from cascade_batch.runners.pools import Pools
 from cascade_batch.sampling import Sampling
 from cascade_batch.spec import DtypeSpec, ModelSpec, PoolsSpec
+from cascade_batch.texts import PUBLISHED, TextOptions
 from cascade_batch.workers.context import RunRef
 from cascade_batch.workers.shards import ShardData, Ticket
 
@@ -25,6 +26,7 @@ class Setup:
     pools: Pools
     embeddings_schema: pa.Schema
     attempts: int
+    text: TextOptions = PUBLISHED
 
 
 class Runner(Protocol):

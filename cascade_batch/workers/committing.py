@@ -86,7 +86,9 @@ def _check_numerics_once(ref: RunRef, device_kind: str) -> None:
 def _with_keys(table: pa.Table, requests: pa.Table, prompts_sha256: str, run: RunContext) -> pa.Table:
     dtypes = table["dtype"].to_pylist()
     keys = [
-        stage_c_key(request, run.weights, dtype, run.sampling.c) if request["prompt"] is not None else None
+        stage_c_key(request, run.weights, dtype, run.sampling.c, run.text)
+        if request["prompt"] is not None
+        else None
         for request, dtype in zip(requests.to_pylist(), dtypes, strict=True)
     ]
     rows, token = table.num_rows, uuid.uuid4().hex

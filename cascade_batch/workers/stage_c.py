@@ -12,6 +12,7 @@ from cascade_batch.cascade import PartFiles, Prior, PriorBatch, device_kind, fix
 from cascade_batch.models.loras import Lora
 from cascade_batch.sampling import StageSampling
 from cascade_batch.stores.embeddings import embedding_column, embedding_sha256
+from cascade_batch.texts import PUBLISHED, TextOptions
 from cascade_batch.workers.batching import Batch
 from cascade_batch.workers.ledger import Ledger
 from cascade_batch.workers.rendering import (
@@ -45,12 +46,13 @@ class StageCWorker:
         schema: pa.Schema,
         ledger: Ledger,
         loras: Sequence[Lora] = (),
+        text: TextOptions = PUBLISHED,
     ) -> None:
         self._settings, self._sampling, self._schema, self._ledger = settings, sampling, schema, ledger
         fix_numerics(settings.threads)
         device = pick_device() if settings.device == "auto" else settings.device
         self._device_kind = device_kind(device)
-        self._prior = Prior.load(parts, settings.dtype, device, loras)
+        self._prior = Prior.load(parts, settings.dtype, device, loras, text)
 
     def render(self, data: ShardData) -> ShardData:
         """The shard with its `embeddings`; passed through if there is nothing to render."""
@@ -62,12 +64,23 @@ class StageCWorker:
         failed = {row: no_prompt for row, request in enumerate(requests) if request["prompt"] is None}
         shard = data.ticket.shard
         results, attempt = render_shard(
-            requests, "prior", shard, self._settings.batch, self._ledger, self._render, failed
+            requests,
+            "prior",
+            shard,
+            self._settings.batch,
+            self._ledger,
+            self._render,
+            failed,
+            self._kinds(requests),
         )
         table = self._table(requests, results, attempt.number)
         return replace(
             data, requests=data.requests, embeddings=table, seconds_c=sum(r.seconds for r in results)
         )
+
+    def _kinds(self, requests: Sequence[Request]) -> list[int]:
+        """Text windows of each image."""
+        return [self._prior.windows(r["prompt"] or "", r["negative_prompt"]) for r in requests]
 
     def _render(self, batch: Batch, requests: Sequence[Request]) -> list[RowResult]:
         rows = [requests[row] for row in batch.rows]

@@ -1,9 +1,9 @@
 """The one engine: load a model's parts, turn text into embeddings, turn embeddings into pixels.
 
 Also the Python API. `Prior` is the text encoder and Stage C, `Decoder` is Stage B and A; each renders a batch
-of images of one size, one number of steps, and guidance either on or off for all. What an image looks like
-depends on its own text, seed and guidance, never on its neighbours; its bits depend on batch size, threads,
-dtype and device besides (`fix_numerics`, `numerics.py`).
+of images of one size, one number of steps and of text windows, and guidance either on or off for all. What an
+image looks like depends on its own text, seed and guidance, never on its neighbours; its bits depend on batch
+size, threads, dtype and device besides (`fix_numerics`, `numerics.py`).
 Nothing here touches storage: parts are local files, results are numpy arrays.
 """
 
@@ -43,6 +43,7 @@ from cascade_batch.models.stage_b import StageB
 from cascade_batch.models.stage_c import StageC
 from cascade_batch.models.text import TextEncoder, TextStates
 from cascade_batch.numerics import SWITCHES
+from cascade_batch.texts import PUBLISHED, TextOptions
 
 
 class Prior:
@@ -56,29 +57,39 @@ class Prior:
 
     @classmethod
     def load(
-        cls, parts: Mapping[str, PartFiles], dtype: str, device: str, loras: Sequence[Lora] = ()
+        cls,
+        parts: Mapping[str, PartFiles],
+        dtype: str,
+        device: str,
+        loras: Sequence[Lora] = (),
+        text: TextOptions = PUBLISHED,
     ) -> "Prior":
         """From the parts "text_encoder", "tokenizer" and "stage_c", with LoRAs merged, and those of `Conditioner`.
 
         Raises WeightsError.
         """
-        c, text = parts["stage_c"], parts["text_encoder"]
+        c, tower_files = parts["stage_c"], parts["text_encoder"]
         stage_c = load_stage_c(c.config, c.files, dtype, device)
-        tower = load_text_encoder(text.config, text.files, dtype, device)
+        tower = load_text_encoder(tower_files.config, tower_files.files, dtype, device)
         tokenizer = load_tokenizer(parts["tokenizer"].folder)
         if loras:
             tokenizer = merge(loras, stage_c, tower, tokenizer).tokenizer
         conditioner = Conditioner.load(parts, dtype, device)
-        return cls(TextEncoder(tower, tokenizer), stage_c, device, conditioner)
+        return cls(TextEncoder(tower, tokenizer, text), stage_c, device, conditioner)
+
+    def windows(self, prompt: str, negative_prompt: str) -> int:
+        """Text windows of an image: as many as the longer of its texts takes; 1 unless the options ask for more."""
+        return max(self._text.windows(prompt), self._text.windows(negative_prompt))
 
     @torch.inference_mode()
     def render(self, batch: PriorBatch) -> PriorImages:
         """Embeddings and pooled states; the negative text is always encoded, Stage B may need it.
 
-        Raises SpecError for a batch that does not fit the model.
+        Raises SpecError for a batch that is not of one kind, or does not fit the model.
         """
         texts = self.encode(batch)
         count = len(batch.prompts)
+        _check_windows(texts.windows[:count], texts.windows[count:])
         return PriorImages(
             embeddings=self.embed(batch, texts).cpu().numpy(),
             pooled=texts.pooled[:count].float().cpu().numpy(),
@@ -290,6 +301,17 @@ def _check_lengths(count: int, *columns: list | np.ndarray) -> None:
     lengths = [len(column) for column in columns]
     if count == 0 or any(length != count for length in lengths):
         raise SpecError("a batch needs columns of one length, at least 1", got=[count, *lengths])
+
+
+def _check_windows(prompts: list[int], negative_prompts: list[int]) -> None:
+    """Filling an image up to a longer neighbour would change its picture."""
+    windows = [max(pair) for pair in zip(prompts, negative_prompts, strict=True)]
+    if len(set(windows)) > 1:
+        raise SpecError(
+            "images of different numbers of text windows cannot share a batch",
+            got=windows,
+            next_step="group them by Prior.windows",
+        )
 
 
 def pick_device() -> str:

@@ -20,7 +20,7 @@ from cascade_batch.numerics import SWITCHES
 from cascade_batch.opening import OpenRun, open_or_create
 from cascade_batch.runners.pools import Pools
 from cascade_batch.runners.runner import Runner, Setup
-from cascade_batch.spec import DtypeSpec, PoolSpec, PoolsSpec, Spec, sampling_of
+from cascade_batch.spec import DtypeSpec, PoolSpec, PoolsSpec, Spec, sampling_of, text_options_of
 from cascade_batch.stage_keys import parts_for
 from cascade_batch.storage import Storage
 from cascade_batch.stores import layout
@@ -107,7 +107,7 @@ def render(
     if not tickets or _over_limit(spec, progress):
         return _finish(run, progress, done, (), _early_state(spec, progress))
     observer.note(f"{len(tickets)} shards to do, {len(done)} done before; parts {', '.join(sorted(located))}")
-    if not done and (warning := worlds.warning(located["stage_c"], run.table, spec.prompts.limit)):
+    if not done and (warning := worlds.warning(located["stage_c"], run.table, spec)):
         observer.warn(warning)  # once a run: a sitting that goes on has nothing new to say
     with closing(make_runner()) as runner, _alive(runner, storage, observer, take_over):
         # A sitting that dies must not leave an older one's "finished": the analysts' table would stay as it was.
@@ -188,6 +188,7 @@ def _setup(spec: Spec, run: OpenRun, runner: Runner, observer: Observer) -> Setu
         run.embeddings_schema,
         spec.limits.attempts,
         extra_parts,
+        text_options_of(spec.text),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from cascade_batch.numerics import NUMERICS_VERSION
 from cascade_batch.sampling import Sampling, StageSampling
+from cascade_batch.texts import PUBLISHED, TextOptions
 
 STAGE_C_PARTS = ("stage_c", "text_encoder", "tokenizer")
 STAGE_BA_PARTS = ("stage_b", "stage_a")
@@ -27,7 +28,11 @@ LORAS = "loras"
 
 
 def stage_c_key(
-    request: Mapping[str, Any], weights: Mapping[str, str], dtype: str, sampling: StageSampling
+    request: Mapping[str, Any],
+    weights: Mapping[str, str],
+    dtype: str,
+    sampling: StageSampling,
+    text: TextOptions = PUBLISHED,
 ) -> str:
     """Key of an embedding.
 
@@ -54,6 +59,8 @@ def stage_c_key(
             "weights": {part: weights[part] for part in parts if part in weights},
             "dtype": dtype,
             "numerics": NUMERICS_VERSION,
+            # Left out where they are the defaults: keys are older than these options.
+            **({"text": asdict(text)} if text != PUBLISHED else {}),
         }
     )
 

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from cascade_batch.errors import WeightsError
 from cascade_batch.prompts import PromptTable, first_prompts
+from cascade_batch.spec import Spec
 from cascade_batch.storage import Storage
+from cascade_batch.weighting import without_weights
 from cascade_batch.weights import Part
 
 FILE = "world.json"
@@ -70,11 +72,11 @@ def read_world(stage_c: Part) -> World | None:
         ) from None
 
 
-def warning(stage_c: Part, table: PromptTable, limit: int | None) -> str | None:
+def warning(stage_c: Part, table: PromptTable, spec: Spec) -> str | None:
     """A plain warning with an example if prompts are outside the model's world, None if all is well.
 
     Reads the texts of at most `PROMPTS_CHECKED` prompts of the first `FILES_CHECKED` files, whatever the size of
-    the table; `limit` is `prompts.limit`.
+    the table. Uses `prompts.limit` and `text.weighting` of the spec.
 
     Raises:
         WeightsError: the model's world cannot be read.
@@ -83,8 +85,10 @@ def warning(stage_c: Part, table: PromptTable, limit: int | None) -> str | None:
     world = read_world(stage_c)
     if world is None:
         return None
-    rows = PROMPTS_CHECKED if limit is None else min(limit, PROMPTS_CHECKED)
+    rows = PROMPTS_CHECKED if spec.prompts.limit is None else min(spec.prompts.limit, PROMPTS_CHECKED)
     prompts = first_prompts(table, rows, FILES_CHECKED)
+    if spec.text.weighting:
+        prompts = [without_weights(prompt) for prompt in prompts]
     outside = [prompt for prompt in prompts if world.is_outside(prompt)]
     if not outside:
         return None

@@ -49,7 +49,7 @@ def print_plan(spec: Spec, rate: float | None, rate_from: str | None) -> None:
     print(f"padded   {plan.padded_c:.1%} of pool C, {plan.padded_ba:.1%} of pool BA")
     for note in _notes(plan, table.default_ids, table.null_prompts):
         print(f"note     {note}")
-    if warning := worlds.warning(parts["stage_c"], table, spec.prompts.limit):
+    if warning := worlds.warning(parts["stage_c"], table, spec):
         print(f"warning  {warning}")
     if not plan.images:
         print("hours    0: there is nothing to render")

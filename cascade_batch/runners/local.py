@@ -81,7 +81,13 @@ class _Workers:
             parts = load_parts(setup.model, (*STAGE_C_PARTS, *setup.extra_parts), setup.weights)
             loras = load_loras(setup.model, setup.weights)
             self._c = StageCWorker(
-                parts, setup.pools.c.settings, setup.sampling.c, setup.embeddings_schema, self._ledger, loras
+                parts,
+                setup.pools.c.settings,
+                setup.sampling.c,
+                setup.embeddings_schema,
+                self._ledger,
+                loras,
+                setup.text,
             )
         return self._c.render(data)
 

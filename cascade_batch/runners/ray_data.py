@@ -74,7 +74,13 @@ class PoolC:
         parts = load_parts(setup.model, (*STAGE_C_PARTS, *setup.extra_parts), setup.weights)
         loras = load_loras(setup.model, setup.weights)
         self._worker = StageCWorker(
-            parts, setup.pools.c.settings, setup.sampling.c, setup.embeddings_schema, ledger, loras
+            parts,
+            setup.pools.c.settings,
+            setup.sampling.c,
+            setup.embeddings_schema,
+            ledger,
+            loras,
+            setup.text,
         )
 
     def __call__(self, row: pa.Table) -> pa.Table:

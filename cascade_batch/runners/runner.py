@@ -9,6 +9,7 @@ import pyarrow as pa
 from cascade_batch.runners.pools import Pools
 from cascade_batch.sampling import Sampling
 from cascade_batch.spec import DtypeSpec, ModelSpec, PoolsSpec
+from cascade_batch.texts import PUBLISHED, TextOptions
 from cascade_batch.workers.context import RunRef
 from cascade_batch.workers.shards import ShardData, Ticket
 
@@ -27,6 +28,7 @@ class Setup:
     attempts: int
     extra_parts: tuple[str, ...] = ()
     """Parts that Stage C needs besides those of every run."""
+    text: TextOptions = PUBLISHED
 
 
 class Runner(Protocol):

@@ -3,6 +3,7 @@
 from cascade_batch.spec.loading import load_spec, spec_from_dict, spec_to_dict
 from cascade_batch.spec.resume import differing_fields
 from cascade_batch.spec.samplers import sampling_of
+from cascade_batch.spec.texts import text_options_of
 from cascade_batch.spec.tree import (
     DEFAULT_MODEL,
     DtypeSpec,
@@ -18,6 +19,7 @@ from cascade_batch.spec.tree import (
     SamplerSpec,
     ShardsSpec,
     Spec,
+    TextSpec,
 )
 
 __all__ = [
@@ -35,9 +37,11 @@ __all__ = [
     "SamplerSpec",
     "ShardsSpec",
     "Spec",
+    "TextSpec",
     "differing_fields",
     "load_spec",
     "sampling_of",
     "spec_from_dict",
     "spec_to_dict",
+    "text_options_of",
 ]

@@ -6,6 +6,7 @@ from cascade_batch.errors import PromptTableError, SpecError
 from cascade_batch.geometry import check_side
 from cascade_batch.sampling import METHODS, PRESETS, RESULTS
 from cascade_batch.spec.tree import DtypeSpec, SamplerSpec, Spec
+from cascade_batch.texts import LONG_PROMPTS
 
 DTYPES_C = ("auto", "float32", "bfloat16")
 DTYPES_BA = ("auto", "float32", "bfloat16", "float16")
@@ -17,6 +18,7 @@ def check(spec: Spec) -> None:
     _choice("log.level", spec.log.level, ("debug", "info", "warning", "error"))
     _choice("log.format", spec.log.format, ("text", "json"))
     _check_sampler(spec.sampler)
+    _choice("text.long_prompts", spec.text.long_prompts, LONG_PROMPTS)
     _range("output.png_level", spec.output.png_level, 0, 9)
     _range("seed", spec.seed, 0, 2**63 - 1)
     for name in ("width", "height"):

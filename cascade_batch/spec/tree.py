@@ -91,6 +91,16 @@ class SamplerSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextSpec:
+    """How prompts and negative prompts are read; the fields of `texts.TextOptions`."""
+
+    long_prompts: str = "truncate"
+    """truncate, or windows: texts of any length, encoded in windows of what the text tower has room for."""
+    weighting: bool = False
+    """Whether `(word:1.3)`, `(word)` and `[word]` in a text are weights, see `weighting`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShardsSpec:
     prompts: int = 64
     images: int = 256
@@ -143,6 +153,7 @@ class Spec:
     model: ModelSpec = field(default_factory=ModelSpec)
     render: RenderSpec = field(default_factory=RenderSpec)
     sampler: SamplerSpec = field(default_factory=SamplerSpec)
+    text: TextSpec = field(default_factory=TextSpec)
     shards: ShardsSpec = field(default_factory=ShardsSpec)
     pools: PoolsSpec = field(default_factory=PoolsSpec)
     output: OutputSpec = field(default_factory=OutputSpec)

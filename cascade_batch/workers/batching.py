@@ -1,12 +1,15 @@
 """Cutting a shard's images into batches that are always full.
 
-Images of equal size, steps and guidance on or off share a batch. A short batch is padded by repeating
+Images of equal size, steps, kind, and guidance on or off share a batch. A short batch is padded by repeating
 its last image, because the bits of an image may depend on the batch's size, never on its neighbours.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+_Shape = tuple[int, int, int, bool]
+"""Height, width, steps, guided."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +38,17 @@ def make_batches(
         rows: which of them to render.
         stage: "prior" or "decoder": whose steps and guidance scale decide the groups.
         size: images per batch.
-        kinds: for each request, what else the images of a batch must have in common.
+        kinds: of each of `requests`, what else must be equal within a batch; None: nothing.
     """
-    groups: dict[tuple, list[int]] = {}
+    groups: dict[tuple[_Shape, Hashable], list[int]] = {}
     for row in rows:
         request = requests[row]
         guided = request[f"{stage}_guidance_scale"] > 1
-        key = (request["height"], request["width"], request[f"{stage}_steps"], guided)
-        groups.setdefault((key, kinds[row] if kinds else None), []).append(row)
+        shape = (request["height"], request["width"], request[f"{stage}_steps"], guided)
+        groups.setdefault((shape, kinds[row] if kinds else None), []).append(row)
     return [
-        _padded(members[start : start + size], size, key)
-        for (key, _), members in groups.items()
+        _padded(members[start : start + size], size, shape)
+        for (shape, _), members in groups.items()
         for start in range(0, len(members), size)
     ]
 
@@ -53,11 +56,11 @@ def make_batches(
 def halves(batch: Batch) -> list[Batch]:
     """The batch in two of half its size, for a device that ran out of memory; padding-only halves are dropped."""
     size = len(batch.rows) // 2
-    key = (batch.height, batch.width, batch.steps, batch.guided)
+    shape = (batch.height, batch.width, batch.steps, batch.guided)
     real = batch.rows[: batch.real]
-    return [_padded(list(real[start : start + size]), size, key) for start in range(0, len(real), size)]
+    return [_padded(list(real[start : start + size]), size, shape) for start in range(0, len(real), size)]
 
 
-def _padded(members: Sequence[int], size: int, key: tuple[int, int, int, bool]) -> Batch:
+def _padded(members: Sequence[int], size: int, shape: _Shape) -> Batch:
     padding = (members[-1],) * (size - len(members))
-    return Batch((*members, *padding), len(members), *key)
+    return Batch((*members, *padding), len(members), *shape)

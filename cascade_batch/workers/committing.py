@@ -89,7 +89,7 @@ def _with_keys(table: pa.Table, requests: pa.Table, prompts_sha256: str, run: Ru
     dtypes = table["dtype"].to_pylist()
     codes = table["error_code"].to_pylist()
     keys = [
-        None if code in UNREAD else stage_c_key(request, run.weights, dtype, run.sampling.c)
+        None if code in UNREAD else stage_c_key(request, run.weights, dtype, run.sampling.c, run.text)
         for request, dtype, code in zip(requests.to_pylist(), dtypes, codes, strict=True)
     ]
     rows, token = table.num_rows, uuid.uuid4().hex

@@ -11,10 +11,11 @@ from cascade_batch.errors import IntegrityError
 from cascade_batch.prompts import PromptTable
 from cascade_batch.sampling import Sampling
 from cascade_batch.schemas import manifest_schema
-from cascade_batch.spec import Spec, sampling_of, spec_from_dict
+from cascade_batch.spec import Spec, sampling_of, spec_from_dict, text_options_of
 from cascade_batch.storage import Storage
 from cascade_batch.stores import layout
 from cascade_batch.stores.run_record import read_json
+from cascade_batch.texts import TextOptions
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class RunContext:
     storage: Storage
     spec: Spec
     sampling: Sampling
+    text: TextOptions
     table: PromptTable
     weights: dict[str, str]
     manifest_schema: pa.Schema
@@ -54,6 +56,7 @@ def open_run(ref: RunRef) -> RunContext:
         storage=storage,
         spec=spec,
         sampling=sampling_of(spec.sampler),
+        text=text_options_of(spec.text),
         table=table,
         weights=weights,
         manifest_schema=manifest_schema(table.carried),

@@ -72,7 +72,7 @@ def render_shard(
         size: images per batch.
         render: one batch in, one result per real row out; may raise DeviceOutOfMemory.
         already_failed: rows that are not to be rendered, with their results.
-        kinds: as of `make_batches`.
+        kinds: of each row, what `make_batches` keeps apart.
     """
     attempt = ledger.begin(stage, shard)
     if attempt.hopeless:

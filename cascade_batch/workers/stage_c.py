@@ -14,8 +14,9 @@ from cascade_batch.errors import SpecError
 from cascade_batch.models.loras import Lora
 from cascade_batch.sampling import StageSampling
 from cascade_batch.stores.embeddings import embedding_column, embedding_sha256
+from cascade_batch.texts import PUBLISHED, TextOptions
 from cascade_batch.workers.batching import Batch
-from cascade_batch.workers.conditions import NO_CONDITIONS, batch_fields, unpacked, unusable
+from cascade_batch.workers.conditions import NO_CONDITIONS, RowConditions, batch_fields, unpacked, unusable
 from cascade_batch.workers.ledger import Ledger
 from cascade_batch.workers.rendering import (
     DeviceOutOfMemory,
@@ -48,12 +49,13 @@ class StageCWorker:
         schema: pa.Schema,
         ledger: Ledger,
         loras: Sequence[Lora] = (),
+        text: TextOptions = PUBLISHED,
     ) -> None:
         self._settings, self._sampling, self._schema, self._ledger = settings, sampling, schema, ledger
         fix_numerics(settings.threads)
         device = pick_device() if settings.device == "auto" else settings.device
         self._device_kind = device_kind(device)
-        self._prior = Prior.load(parts, settings.dtype, device, loras)
+        self._prior = Prior.load(parts, settings.dtype, device, loras, text)
 
     def render(self, data: ShardData) -> ShardData:
         """The shard with its `embeddings`; passed through if there is nothing to render."""
@@ -74,10 +76,17 @@ class StageCWorker:
 
         size, shard = self._settings.batch, data.ticket.shard
         results, attempt = render_shard(
-            requests, "prior", shard, size, self._ledger, render, failed, [c.kind for c in given]
+            requests, "prior", shard, size, self._ledger, render, failed, self._kinds(requests, given)
         )
         table = self._table(requests, results, attempt.number)
         return replace(data, conditioned=None, embeddings=table, seconds_c=sum(r.seconds for r in results))
+
+    def _kinds(self, requests: Sequence[Request], given: Sequence[RowConditions]) -> list[tuple]:
+        """Text windows of each image, and what else conditions it."""
+        return [
+            (self._prior.windows(r["prompt"] or "", r["negative_prompt"]), conditions.kind)
+            for r, conditions in zip(requests, given, strict=True)
+        ]
 
     def _render(self, batch: Batch, requests: Sequence[Request], conditions: Conditions) -> list[RowResult]:
         rows = [requests[row] for row in batch.rows]

@@ -39,11 +39,11 @@ def remember(monkeypatch: pytest.MonkeyPatch) -> Asked:
 
 
 def _loading(load: Any) -> Any:
-    def loaded(engine: type, parts: Any, dtype: str, device: str, *loras: Any) -> Any:
+    def loaded(engine: type, parts: Any, dtype: str, device: str, *options: Any) -> Any:
         folders = sorted((name, str(part.folder)) for name, part in parts.items())
-        key = (engine, dtype, device, str(loras), *folders)
+        key = (engine, dtype, device, str(options), *folders)
         if key not in _loaded:
-            _loaded[key] = load(parts, dtype, device, *loras)
+            _loaded[key] = load(parts, dtype, device, *options)
         return _loaded[key]
 
     return loaded

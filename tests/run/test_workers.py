@@ -35,6 +35,13 @@ def test_batches_are_full_and_hold_one_kind_of_image() -> None:
     ]
 
 
+def test_images_of_different_kinds_never_share_a_batch() -> None:
+    requests = [request(i, size=512 if i == 3 else 256) for i in range(6)]
+    kinds = [1, "two", 1, 1, ("two", 2), "two"]
+    batches = make_batches(requests, [0, 1, 2, 3, 5], "prior", 2, kinds)
+    assert [(b.rows, b.real) for b in batches] == [((0, 2), 2), ((1, 5), 2), ((3, 3), 1)]
+
+
 def test_guidance_scales_share_a_batch_if_all_are_on() -> None:
     (batch,) = make_batches([request(0, guidance=2.0), request(1, guidance=7.5)], range(2), "prior", 2)
     assert batch.real == 2
@@ -63,6 +70,22 @@ def test_results_come_in_row_order_and_failed_rows_are_not_rendered() -> None:
     assert [r.value for r in results] == [0, 1, 2, None, 4]
     assert 3 not in rendered
     assert attempt.number == 1
+
+
+def test_kinds_hold_for_the_halves_of_a_batch_too() -> None:
+    kinds, seen = [i % 2 for i in range(8)], []
+
+    def render(batch, requests):
+        seen.append({kinds[row] for row in batch.rows})
+        if len(batch.rows) > 2:
+            raise DeviceOutOfMemory("full")
+        return [RowResult(row) for row in batch.rows[: batch.real]]
+
+    results, _ = render_shard(
+        [request(i) for i in range(8)], "prior", 7, 4, AttemptLedger(3), render, {}, kinds
+    )
+    assert [r.value for r in results] == list(range(8))
+    assert seen == [{0}] * 3 + [{1}] * 3
 
 
 def test_a_batch_out_of_memory_is_halved_and_marked() -> None:

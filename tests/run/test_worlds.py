@@ -11,7 +11,7 @@ from cascade_batch import pipeline, weights, worlds
 from cascade_batch.cli import main
 from cascade_batch.cli.showing import PlainObserver
 from cascade_batch.runners.runner import Runner
-from cascade_batch.spec import ModelSpec, load_spec
+from cascade_batch.spec import ModelSpec, PromptsSpec, Spec, load_spec
 from tests.prompts.writing import opened, write
 from tests.run.runs import QUICK, render, write_prompts
 
@@ -35,7 +35,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def warning(model: str, prompts: object, limit: int | None = None) -> str | None:
-    return worlds.warning(weights.locate(ModelSpec(name=model))["stage_c"], opened(prompts), limit)
+    spec = Spec(prompts=PromptsSpec(limit=limit))
+    return worlds.warning(weights.locate(ModelSpec(name=model))["stage_c"], opened(prompts), spec)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,15 @@ import pickle
 import pytest
 
 from cascade_batch.errors import SpecError
-from cascade_batch.spec import Spec, differing_fields, load_spec, spec_from_dict, spec_to_dict
+from cascade_batch.spec import (
+    Spec,
+    differing_fields,
+    load_spec,
+    spec_from_dict,
+    spec_to_dict,
+    text_options_of,
+)
+from cascade_batch.texts import PUBLISHED, TextOptions
 
 
 def test_later_sources_win() -> None:
@@ -42,6 +50,9 @@ def test_a_plain_dtype_sets_both_stages() -> None:
         ("- a list", [], ["tree of keys"]),
         ("a: [", [], ["not valid YAML"]),
         ("prompts: {columns: {prompt: 3}}", [], ["prompts.columns", "3", "str"]),
+        ("text: {long_prompts: window}", [], ["text.long_prompts", "did you mean windows?"]),
+        ("", ["text.weigthing=true"], ["text.weigthing", "did you mean weighting?"]),
+        ("", ["text.weighting=1"], ["text.weighting", "bool"]),
         ("", ["model.dtype.ba=fp16"], ["model.dtype.ba", "did you mean float16?"]),
     ],
 )
@@ -56,6 +67,13 @@ def test_float16_on_stage_c_is_refused_with_the_reason() -> None:
     with pytest.raises(SpecError, match="outgrow float16"):
         load_spec("model: {dtype: float16}")
     assert load_spec("model: {dtype: {ba: float16}}").model.dtype.ba == "float16"
+
+
+def test_texts_are_read_as_the_spec_says() -> None:
+    assert text_options_of(Spec().text) == PUBLISHED
+    assert text_options_of(load_spec("text: {long_prompts: windows, weighting: true}").text) == TextOptions(
+        "windows", True
+    )
 
 
 def test_round_trip_through_plain_values() -> None:

@@ -1,0 +1,31 @@
+"""Stage keys: a literal that must never move, and what else must tell two embeddings apart."""
+
+from cascade_batch.sampling import StageSampling
+from cascade_batch.stage_keys import stage_c_key
+from cascade_batch.texts import TextOptions
+
+REQUEST = {
+    "prompt": "a red circle",
+    "negative_prompt": "",
+    "seed": 7,
+    "height": 256,
+    "width": 256,
+    "prior_steps": 20,
+    "prior_guidance_scale": 4.0,
+}
+WEIGHTS = {"stage_c": "c", "text_encoder": "t", "tokenizer": "k"}
+
+
+def key(*text: TextOptions) -> str:
+    return stage_c_key(REQUEST, WEIGHTS, "float32", StageSampling(), *text)
+
+
+def test_keys_of_the_defaults_stay_as_they_are() -> None:
+    """Runs on storage hold them; with another NUMERICS_VERSION this literal changes and has to be made anew."""
+    assert key() == "00cf037d8ae970d0d553184b1e98d8b78fc8972b79d5b24b94de7a7aae1dcf59"
+    assert key(TextOptions()) == key()
+
+
+def test_ways_to_read_a_text_have_keys_of_their_own() -> None:
+    options = [TextOptions(way, weighted) for way in ("truncate", "windows") for weighted in (False, True)]
+    assert len({key(text) for text in options}) == 4

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextModelWithProjection
 
-from cascade_batch.cascade import Decoder, DecoderBatch, Prior, PriorBatch
+from cascade_batch.batches import DecoderBatch, PriorBatch
+from cascade_batch.cascade import Decoder, Prior
 from cascade_batch.models.blocks import (
     AttentionBlock,
     GlobalResponseNorm,

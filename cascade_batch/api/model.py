@@ -27,7 +27,7 @@ from cascade_batch.cascade import Decoder, Prior, pick_device
 from cascade_batch.errors import SpecError
 from cascade_batch.geometry import check_sides
 from cascade_batch.models.sampler import Generators, OnStep
-from cascade_batch.spec import Spec, sampling_of, spec_from_dict
+from cascade_batch.spec import Spec, sampling_of, spec_from_dict, text_options_of
 from cascade_batch.stage_keys import STAGE_BA_PARTS, STAGE_C_PARTS
 from cascade_batch.weights import OPTIONAL
 from cascade_batch.workers.parts import local_files, local_loras
@@ -57,6 +57,7 @@ class Cascade:
         *,
         device: str = "auto",
         sampler: str = "diffusers",
+        text: Mapping[str, Any] | None = None,
         low_memory: bool = False,
         **parts: Any,
     ) -> "Cascade":
@@ -65,6 +66,8 @@ class Cascade:
         Args:
             device: such as "cpu" or "cuda:1"; "auto" takes the accelerator if there is one.
             sampler: a preset, or a tree of the spec's `sampler` keys.
+            text: keys of the spec's `text`, such as {"weighting": True}; long prompts of one call get as many windows
+                as the longest.
             low_memory: hold one stage at a time, so that a card needs room for the larger one only.
             parts: keys of the spec's `model`: `stage_c`, `image_encoder`, `loras`, `variant`, `dtype` ...
 
@@ -72,7 +75,9 @@ class Cascade:
             SpecError, WeightsError: an unknown key, or a part that is not there.
         """
         chosen = {"preset": sampler} if isinstance(sampler, str) else dict(sampler)
-        spec = spec_from_dict({"model": {"name": model, **parts}, "sampler": chosen})
+        spec = spec_from_dict(
+            {"model": {"name": model, **parts}, "sampler": chosen, "text": dict(text or {})}
+        )
         return cls(spec, pick_device() if device == "auto" else device, low_memory)
 
     def prior(
@@ -327,7 +332,8 @@ class Cascade:
             names = [*STAGE_C_PARTS, *(name for name in OPTIONAL if name in self._located)]
             parts = {name: local_files(self._located[name]) for name in names}
             loras = local_loras(self._spec.model, self._loras)
-            self._prior = Prior.load(parts, self._dtype(self._spec.model.dtype.c), self._device, loras)
+            dtype, options = self._dtype(self._spec.model.dtype.c), text_options_of(self._spec.text)
+            self._prior = Prior.load(parts, dtype, self._device, loras, options)
         return self._prior
 
     def _get_decoder(self) -> Decoder:

@@ -26,7 +26,7 @@ from cascade_batch.models.stage_a import StageA
 from cascade_batch.models.stage_b import StageB
 from cascade_batch.models.stage_c import StageC
 from cascade_batch.models.text import TextEncoder
-from cascade_batch.weights import EMBEDDED, SUBFOLDERS
+from cascade_batch.weights import EMBEDDED, PARTS, SUBFOLDERS
 
 TINY = EMBEDDED / "tiny"
 
@@ -44,8 +44,8 @@ def quiet() -> None:
 def model_parts(model: Path = TINY) -> dict[str, PartFiles]:
     """A model folder's parts."""
     parts = {}
-    for name, subfolder in SUBFOLDERS.items():
-        folder = model / subfolder
+    for name in PARTS:
+        folder = model / SUBFOLDERS[name]
         config = {} if name == "tokenizer" else json.loads((folder / "config.json").read_text())
         parts[name] = PartFiles(config, folder, tuple(sorted(folder.glob("*.safetensors"))))
     return parts

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from cascade_batch.cascade import DecodedImages, Decoder, DecoderBatch, Prior, PriorBatch, PriorImages
+from cascade_batch.batches import DecodedImages, DecoderBatch, PriorBatch, PriorImages
+from cascade_batch.cascade import Decoder, Prior
 from cascade_batch.models.config import TINY_STAGE_A, TINY_STAGE_B, TINY_STAGE_C
 from cascade_batch.models.sampler import ImageNoise, generators_of
 from cascade_batch.models.schedule import make_schedule, time_ratios

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cascade_batch.cascade import DecodedImages, Decoder, DecoderBatch, Prior, PriorBatch, PriorImages
+from cascade_batch.batches import DecodedImages, DecoderBatch, PriorBatch, PriorImages
+from cascade_batch.cascade import Decoder, Prior
 from tests.models.oracle import model_parts
 
 BATCH = 4

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cascade_batch.cascade import Decoder, DecoderBatch, Prior, PriorBatch
+from cascade_batch.batches import DecoderBatch, PriorBatch
+from cascade_batch.cascade import Decoder, Prior
 from cascade_batch.models.sampler import ImageNoise, denoise, generators_of
 from cascade_batch.models.schedule import make_schedule, ratio_of, signal_share, time_ratios
 from cascade_batch.sampling import METHODS, PRESETS, StageSampling

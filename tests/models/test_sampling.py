@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from cascade_batch.cascade import Decoder, DecoderBatch, Prior, PriorBatch
+from cascade_batch.batches import DecoderBatch, PriorBatch
+from cascade_batch.cascade import Decoder, Prior
 from cascade_batch.errors import SpecError
 from cascade_batch.models.config import TINY_STAGE_A, TINY_STAGE_B, TINY_STAGE_C
 from cascade_batch.models.sampler import ImageNoise, as_epsilon, denoise, generators_of

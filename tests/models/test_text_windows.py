@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cascade_batch.cascade import Prior, PriorBatch
+from cascade_batch.batches import PriorBatch
+from cascade_batch.cascade import Prior
 from cascade_batch.errors import SpecError
 from cascade_batch.models.text import TextEncoder
 from cascade_batch.models.windows import cut

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import ray
 
-from cascade_batch.cascade import DecodedImages, DecoderBatch, PriorBatch, PriorImages
+from cascade_batch.batches import DecodedImages, DecoderBatch, PriorBatch, PriorImages
 from cascade_batch.runners import ray_data
 from cascade_batch.runners.ray_data import PoolBA, PoolC
 from tests.run.runs import contents, manifest_of, render, write_prompts

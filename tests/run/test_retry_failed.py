@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cascade_batch import cascade
-from cascade_batch.cascade import DecodedImages, DecoderBatch, PriorBatch, PriorImages
+from cascade_batch.batches import DecodedImages, DecoderBatch, PriorBatch, PriorImages
 from cascade_batch.storage import Storage
 from cascade_batch.stores import layout
 from cascade_batch.stores.embeddings import read_embeddings

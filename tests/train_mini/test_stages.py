@@ -9,7 +9,8 @@ from random import Random
 import pytest
 import torch
 
-from cascade_batch.cascade import Decoder, DecoderBatch, Prior, PriorBatch
+from cascade_batch.batches import DecoderBatch, PriorBatch
+from cascade_batch.cascade import Decoder, Prior
 from jobs.train_mini import publish, refined, stage_a, stage_b, stage_c, text, training
 from jobs.train_mini.drawing import draw
 from jobs.train_mini.embedding import DEPTH, embed

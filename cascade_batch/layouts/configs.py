@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from cascade_batch.errors import WeightsError
-
-Shapes = Mapping[str, tuple[int, ...]]
+from cascade_batch.layouts import image_configs
+from cascade_batch.layouts.shapes import Shapes, heads_of
 
 RES, TIME, ATTENTION = "SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock"
 KINDS = {"channelwise.4.weight": RES, "mapper.weight": TIME, "attention.to_q.weight": ATTENTION}
 """A key of a block -> the block's type."""
-HEAD_WIDTH, CLIP_SEQ, STAGE_A_SCALE = 64, 4, 0.3764
+CLIP_SEQ, STAGE_A_SCALE = 4, 0.3764
 CONDITIONS = ("sca", "crp")
 
 
@@ -32,9 +32,8 @@ def infer_config(part: str, shapes: Shapes, notes: Mapping[str, str], where: str
     """
     if note := notes.get(config_note(part)):
         return _noted(note, where)
-    infer = {"stage_c": _stage_c, "stage_b": _stage_b, "stage_a": _stage_a, "text_encoder": _text_encoder}
     try:
-        return infer[part](shapes)
+        return _INFER[part](shapes)
     except (KeyError, IndexError, ValueError, StopIteration) as error:
         raise WeightsError(
             f"the keys do not tell what {part} this is",
@@ -71,7 +70,7 @@ def _unet(shapes: Shapes, patch: int) -> dict[str, Any]:
     down, up = _levels(shapes, "down_blocks"), _levels(shapes, "up_blocks")
     types = [_types(level) for level in down]
     channels = [shapes[f"down_blocks.{level}.0.channelwise.4.weight"][0] for level in range(len(down))]
-    heads = [_heads(c) if ATTENTION in kinds else 0 for c, kinds in zip(channels, types, strict=True)]
+    heads = [heads_of(c) if ATTENTION in kinds else 0 for c, kinds in zip(channels, types, strict=True)]
     time = next(key for key in shapes if key.endswith(".mapper.weight"))
     return {
         "in_channels": shapes["embedding.1.weight"][1] // patch**2,
@@ -94,12 +93,6 @@ def _unet(shapes: Shapes, patch: int) -> dict[str, Any]:
             c for c in CONDITIONS if time.replace("mapper", f"mapper_{c}") in shapes
         ],
     }
-
-
-def _heads(channels: int) -> int:
-    if channels % HEAD_WIDTH:
-        raise ValueError(f"attention heads, {channels} channels are not made of heads of {HEAD_WIDTH}")
-    return channels // HEAD_WIDTH
 
 
 def _levels(shapes: Shapes, blocks: str) -> list[list[str]]:
@@ -154,7 +147,7 @@ def _text_encoder(shapes: Shapes) -> dict[str, Any]:
         "hidden_size": width,
         "intermediate_size": shapes[f"{layer}0.mlp.fc1.weight"][0],
         "num_hidden_layers": sum(key.startswith(layer) and key.endswith(".mlp.fc1.weight") for key in shapes),
-        "num_attention_heads": _heads(width),
+        "num_attention_heads": heads_of(width),
         "hidden_act": "gelu",
         "max_position_embeddings": shapes["text_model.embeddings.position_embedding.weight"][0],
         "projection_dim": shapes["text_projection.weight"][0],
@@ -163,3 +156,14 @@ def _text_encoder(shapes: Shapes) -> dict[str, Any]:
         "eos_token_id": vocabulary - 1,
         "pad_token_id": vocabulary - 1,
     }
+
+
+_INFER = {
+    "stage_c": _stage_c,
+    "stage_b": _stage_b,
+    "stage_a": _stage_a,
+    "text_encoder": _text_encoder,
+    "image_encoder": image_configs.image_encoder,
+    "effnet_encoder": image_configs.effnet_encoder,
+    "controlnet": image_configs.controlnet,
+}

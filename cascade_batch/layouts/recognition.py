@@ -12,7 +12,7 @@ MARKS = {
     "stage_a": ("vquantizer.embedding.weight", "vquantizer.codebook.weight"),
     "text_encoder": ("text_model.embeddings.token_embedding.weight",),
     "image_encoder": ("vision_model.embeddings.class_embedding",),
-    "effnet_encoder": ("backbone.1.0.block.0.1.num_batches_tracked",),
+    "effnet_encoder": ("mapper.1.running_mean",),  # the rest of it is in ControlNets too
     "previewer": ("blocks.11.num_batches_tracked",),
     "controlnet": ("projections.0.0.weight",),
 }

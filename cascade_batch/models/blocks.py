@@ -37,6 +37,13 @@ class TokenConvTranspose2d(nn.ConvTranspose2d):
         return super().forward(input.permute(0, 3, 1, 2), output_size).permute(0, 2, 3, 1)
 
 
+class TokenBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalization of token-major maps."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
 class PointwiseConv(nn.Conv2d):
     """A 1x1 convolution, computed as the linear layer it is; the weight keeps its shape (out, in, 1, 1)."""
 

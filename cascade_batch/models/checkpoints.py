@@ -16,7 +16,10 @@ from torch import nn
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from cascade_batch.errors import WeightsError
-from cascade_batch.models.config import parse_stage_a, parse_unet
+from cascade_batch.models.config import parse_controlnet, parse_effnet, parse_stage_a, parse_unet
+from cascade_batch.models.controlnet import ControlNet
+from cascade_batch.models.effnet import EffnetEncoder
+from cascade_batch.models.image_encoder import ImageEncoder, build_image_tower, restore_positions
 from cascade_batch.models.stage_a import StageA
 from cascade_batch.models.stage_b import StageB
 from cascade_batch.models.stage_c import StageC
@@ -77,6 +80,29 @@ def load_text_encoder(
     tower = _load(lambda: build_text_tower(parsed), stored, dtype, device)
     restore_buffers(tower, device)
     return tower
+
+
+def load_image_encoder(config: dict | None, files: Sequence[Path], dtype: str, device: str) -> ImageEncoder:
+    """The CLIP vision tower with projection. Raises WeightsError for files that do not fit."""
+    stored = open_part(files, "image_encoder")
+    parsed = stored.config(config)
+    tower = _load(lambda: build_image_tower(parsed), stored, dtype, device)
+    restore_positions(tower, device)
+    return ImageEncoder(tower)
+
+
+def load_effnet_encoder(files: Sequence[Path], dtype: str, device: str) -> EffnetEncoder:
+    """The effnet encoder; its files tell its sizes. Raises WeightsError for files that do not fit."""
+    stored = open_part(files, "effnet_encoder")
+    parsed = parse_effnet(stored.config(None), stored.where)
+    return _load(lambda: EffnetEncoder(parsed), stored, dtype, device)
+
+
+def load_controlnet(files: Sequence[Path], dtype: str, device: str) -> ControlNet:
+    """A ControlNet; its files tell its kind and sizes. Raises WeightsError for files that do not fit."""
+    stored = open_part(files, "controlnet")
+    parsed = parse_controlnet(stored.config(None), stored.where)
+    return _load(lambda: ControlNet(parsed), stored, dtype, device)
 
 
 def load_tokenizer(folder: Path) -> CLIPTokenizer:

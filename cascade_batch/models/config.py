@@ -57,6 +57,11 @@ class UNetConfig:
                 "unknown prediction_type", got=self.prediction_type, expected=" or ".join(PREDICTION_TYPES)
             )
 
+    @property
+    def repeats(self) -> tuple[int, ...]:
+        """How often each level down, then each level up, runs its blocks."""
+        return self.down_blocks_repeat_mappers + self.up_blocks_repeat_mappers
+
     def per_level(self, name: str) -> tuple:
         """A field that may be one value for all levels, as one value per level."""
         value = getattr(self, name)
@@ -86,6 +91,58 @@ class StageAConfig:
     latent_channels: int = 4
     num_vq_embeddings: int = 8192
     scale_factor: float = 0.3764
+
+
+@dataclass(frozen=True)
+class EffnetConfig:
+    """An EfficientNetV2: a stem that halves, stages of bottlenecks, a last 1x1 convolution."""
+
+    in_channels: int = 3
+    stem_channels: int = 24
+    stem_padding: int = 1
+    stage_channels: tuple[int, ...] = (24, 48, 64, 128, 160, 256)
+    stage_layers: tuple[int, ...] = (2, 4, 4, 6, 9, 15)
+    stage_strides: tuple[int, ...] = (1, 2, 2, 2, 1, 2)
+    stage_expansions: tuple[int, ...] = (1, 4, 4, 4, 6, 6)
+    stage_fused: tuple[bool, ...] = (True, True, True, False, False, False)
+    features: int = 1280
+    latent_channels: int = 16
+    """Of the encoder; as a ControlNet's trunk it has none."""
+
+
+@dataclass(frozen=True)
+class LargeTrunkConfig:
+    """The trunk of the super-resolution ControlNet."""
+
+    in_channels: int = 16
+    wide_channels: int = 16_384
+    inner_channels: int = 1024
+    layers: int = 8
+    features: int = 1280
+
+
+@dataclass(frozen=True)
+class SimpleTrunkConfig:
+    """A ControlNet's trunk of two convolutions."""
+
+    in_channels: int = 512
+
+    @property
+    def features(self) -> int:
+        return self.in_channels
+
+
+TrunkConfig = EffnetConfig | LargeTrunkConfig | SimpleTrunkConfig
+_TRUNKS = {"effnet": EffnetConfig, "large": LargeTrunkConfig, "simple": SimpleTrunkConfig}
+
+
+@dataclass(frozen=True)
+class ControlNetConfig:
+    """A ControlNet for Stage C: `blocks` are the residual blocks that it adds to, as they run."""
+
+    trunk: TrunkConfig
+    out_channels: int = 2048
+    blocks: tuple[int, ...] = (0, 4, 8, 12, 51, 55, 59, 63)
 
 
 STAGE_C = UNetConfig(
@@ -125,6 +182,10 @@ STAGE_B_LITE = replace(
     up_blocks_repeat_mappers=(2, 2, 2, 2),
 )
 STAGE_A = StageAConfig()
+EFFNET = EffnetConfig()
+CANNY = ControlNetConfig(EffnetConfig(in_channels=1, stem_padding=0))
+INPAINTING = ControlNetConfig(EffnetConfig(in_channels=4, stem_padding=0))
+SUPER_RESOLUTION = ControlNetConfig(LargeTrunkConfig())
 
 TINY_STAGE_C = replace(
     STAGE_C,
@@ -153,6 +214,14 @@ TINY_STAGE_B = replace(
 )
 """Every block type, level, skip and repeat of Stage B, and a repeat on the way down besides."""
 TINY_STAGE_A = replace(STAGE_A, bottleneck_blocks=2, embed_dim=24, num_vq_embeddings=16)
+TINY_EFFNET = replace(
+    EFFNET,
+    stem_channels=8,
+    stage_channels=(8, 8, 16, 16, 24, 24),
+    stage_layers=(1, 2, 1, 2, 1, 2),
+    features=32,
+)
+"""Every kind of bottleneck, in milliseconds on a CPU."""
 
 
 def parse_unet(config: Mapping[str, Any], where: str = "config.json") -> UNetConfig:
@@ -163,6 +232,20 @@ def parse_unet(config: Mapping[str, Any], where: str = "config.json") -> UNetCon
 def parse_stage_a(config: Mapping[str, Any], where: str = "config.json") -> StageAConfig:
     """The config of Stage A from a `config.json`. Raises WeightsError on an unknown key."""
     return StageAConfig(**_known(StageAConfig, config, where))
+
+
+def parse_effnet(config: Mapping[str, Any], where: str = "config.json") -> EffnetConfig:
+    """The config of an effnet encoder. Raises WeightsError on an unknown key."""
+    return EffnetConfig(**_known(EffnetConfig, config, where))
+
+
+def parse_controlnet(config: Mapping[str, Any], where: str = "config.json") -> ControlNetConfig:
+    """The config of a ControlNet; `trunk` is {kind: its settings}. Raises WeightsError on an unknown key."""
+    settings = _known(ControlNetConfig, config, where)
+    trunks = [
+        _TRUNKS[kind](**_known(_TRUNKS[kind], trunk, where)) for kind, trunk in settings["trunk"].items()
+    ]
+    return ControlNetConfig(**{**settings, "trunk": trunks[0]})
 
 
 def _known(kind: type, config: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from cascade_batch.models.blocks import (
     PixelShuffle,
     PixelUnshuffle,
     PointwiseConv,
+    TokenBatchNorm2d,
     TokenConv2d,
     TokenConvTranspose2d,
 )
@@ -47,13 +48,6 @@ class MixingBlock(nn.Module):
         scale_1, shift_1, gate_1, scale_2, shift_2, gate_2 = self.gammas
         x = x + self.depthwise(self.norm(x) * (1 + scale_1) + shift_1) * gate_1
         return x + self.channelwise(self.norm(x) * (1 + scale_2) + shift_2) * gate_2
-
-
-class TokenBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalization of token-major maps."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class Codebook(nn.Module):

@@ -1,16 +1,19 @@
 """Stage C: from text to an embedding of 16 x h x w, 24 x 24 at 1024 px.
 
-It sees, per image, the text's token states (77 of them, or 77 a window), its pooled state as 4 tokens and 4 tokens of an
-image's state; without an image that state is zeros, and the mapper's bias still speaks.
+It sees, per image, the text's token states (77 of them, or 77 a window), its pooled state as 4 tokens and 4 tokens
+of an image's state; without an image that state is zeros, and the mapper's bias still speaks. A ControlNet adds its maps
+to what enters some of the residual blocks.
 Runs in float32 or bfloat16. float16 overflows in the last level up and renders black.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from cascade_batch.errors import WeightsError
+from cascade_batch.models.blocks import ResBlock
 from cascade_batch.models.config import UNetConfig
 from cascade_batch.models.unet import NO_CONDITIONS, CascadeUNet, Prepared
 
@@ -37,12 +40,17 @@ class StageC(CascadeUNet):
         pooled: Tensor,
         ratios: Tensor,
         images: Tensor | None = None,
+        *,
+        injections: Mapping[int, Tensor] | None = None,
         conditions: Mapping[str, float] = NO_CONDITIONS,
     ) -> Prepared:
         """What stays constant over the steps.
 
         text: (batch, tokens, channels) token states; pooled: (batch, channels); ratios: (steps,) float32;
-        images: (batch, images, channels) image states, none means one of zeros; conditions: "sca" and "crp".
+        images: (batch, images, channels) image states, none means one of zeros; conditions: "sca" and "crp";
+        injections: index of a residual block, in the order in which they run -> (batch, h, w, channels), what to add
+        to its input. Maps of half the batch serve both halves of a guided one. Maps of another size than the latents'
+        are resized, at every step. Raises WeightsError for maps that are not for a network of this size.
         """
         if images is None:
             images = text.new_zeros(text.shape[0], 1, self.clip_img_mapper.in_features)
@@ -52,4 +60,32 @@ class StageC(CascadeUNet):
             self.pooled_tokens(pooled),
             image_tokens.flatten(1, 2),
         ]
-        return self.prepare_blocks(torch.cat(tokens, dim=1), ratios, conditions=conditions)
+        prepared = self.prepare_blocks(torch.cat(tokens, dim=1), ratios, conditions=conditions)
+        if not injections:
+            return prepared
+        return replace(prepared, injections=self._placed(injections, text.shape[0]))
+
+    def _placed(self, injections: Mapping[int, Tensor], batch: int) -> dict[nn.Module, Tensor]:
+        """The maps by the block that they enter, for the whole batch, in the network's dtype."""
+        blocks = [block for block in self.modules() if isinstance(block, ResBlock)]
+        self._check_injections(injections, blocks)
+        return {
+            blocks[index]: added.to(self.dtype).repeat(batch // added.shape[0], 1, 1, 1)
+            for index, added in injections.items()
+        }
+
+    def _check_injections(self, injections: Mapping[int, Tensor], blocks: list[ResBlock]) -> None:
+        if max(injections) >= len(blocks):
+            raise WeightsError(
+                f"this ControlNet is for a Stage C of at least {max(injections) + 1} residual blocks",
+                got=f"a Stage C of {len(blocks)}",
+                next_step="the published ControlNets belong to the full Stage C",
+            )
+        if any(repeats > 1 for repeats in self.config.repeats):
+            raise WeightsError("a Stage C that repeats its blocks takes no ControlNet")
+        for index, added in injections.items():
+            if (width := blocks[index].depthwise.out_channels) != added.shape[-1]:
+                raise WeightsError(
+                    f"this ControlNet is for a Stage C of {added.shape[-1]} channels",
+                    got=f"{width} at residual block {index}",
+                )

@@ -10,7 +10,7 @@ in the weights' dtype inside.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -47,11 +47,15 @@ class Prepared:
     modulations: dict[nn.Module, Modulation]
     image_map: Tensor | None = None
     """What Stage B adds to the embedded latents, (batch, h, w, channels)."""
+    injections: dict[nn.Module, Tensor] = field(default_factory=dict)
+    """What a ControlNet adds to the input of a residual block, (batch, h, w, channels)."""
 
     def first(self, images: int) -> "Prepared":
         """Of the first images of the batch alone."""
         kept = {block: (keys[:images], values[:images]) for block, (keys, values) in self.keys_values.items()}
-        return Prepared(kept, self.modulations, None if self.image_map is None else self.image_map[:images])
+        injections = {block: added[:images] for block, added in self.injections.items()}
+        image_map = None if self.image_map is None else self.image_map[:images]
+        return Prepared(kept, self.modulations, image_map, injections)
 
 
 class CascadeUNet(nn.Module):
@@ -170,6 +174,8 @@ def _run_level(
     for mapper in (*_children(mappers), None):
         for position, block in enumerate(_children(blocks)):
             if isinstance(block, ResBlock):
+                if (added := prepared.injections.get(block)) is not None:
+                    x = x + resize(added, *x.shape[1:3])
                 x = block(x, skip if position == 0 else None)
             elif isinstance(block, TimestepBlock):
                 x = block(x, prepared.modulations[block], step)

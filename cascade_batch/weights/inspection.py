@@ -21,8 +21,12 @@ PUBLISHED = {
     18_406_902: "Stage A",
     694_659_840: "CLIP bigG",
     303_966_208: "CLIP ViT-L",
+    20_351_872: "the effnet encoder",
+    54_409_648: "the canny ControlNet",
+    54_410_296: "the inpainting ControlNet",
+    203_491_584: "the super-resolution ControlNet",
 }
-"""Parameters -> which of the published networks has so many."""
+"""Stored floating-point numbers, statistics of normalization included -> which published network has so many."""
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,10 @@ def test_2_pooled_states_of_two_dimensions(ours: Cascade) -> None:
 def test_3_text_counts_with_and_without_a_picture(ours: Cascade) -> None:
     without = embeddings(ours, prompt=PROMPTS), embeddings(ours, prompt=PROMPTS[::-1])
     shown = [picture(1)]
-    seen = embeddings(ours, prompt=PROMPTS, images=shown), embeddings(ours, prompt=PROMPTS[::-1], images=shown)
+    seen = (
+        embeddings(ours, prompt=PROMPTS, images=shown),
+        embeddings(ours, prompt=PROMPTS[::-1], images=shown),
+    )
     for one, other in (without, seen):
         assert not torch.allclose(one, other)
 
@@ -120,7 +123,9 @@ def test_7_time_steps_are_heeded_in_both_stages(ours: Cascade, their_prior: Any)
     assert not torch.allclose(own, embeddings(ours, prompt=PROMPTS, num_inference_steps=3))
     evenly = embeddings(ours, prompt=PROMPTS, timesteps=torch.linspace(1, 0, 3).tolist())
     assert torch.equal(evenly, embeddings(ours, prompt=PROMPTS, num_inference_steps=2))
-    assert torch.equal(own, embeddings(ours, prompt=PROMPTS, timesteps=times[:-1]))  # the end goes without saying
+    assert torch.equal(
+        own, embeddings(ours, prompt=PROMPTS, timesteps=times[:-1])
+    )  # the end goes without saying
     drawn = {"generator": generators([1, 2])}
     assert not np.allclose(
         decoded(ours, own, prompt=PROMPTS, timesteps=times, **drawn),

@@ -60,7 +60,9 @@ def their_decoder() -> Any:
     return decoder_pipeline()
 
 
-def halved(_pipeline: Any, _step: int, _time: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def halved(
+    _pipeline: Any, _step: int, _time: Any, tensors: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
     return {"latents": tensors["latents"] * 0.5}
 
 

@@ -19,7 +19,7 @@ from tests.models.oracle import their_config
 
 KEYS = Path(__file__).parent / "keys"
 UNETS = ("stage_c", "stage_c_lite", "stage_b", "stage_b_lite")
-LAYER = re.compile(r"((?:down|up)_blocks\.\d+\.|up_blocks\.)(\d+)(\..*)")
+LAYER = re.compile(r"((?:down|up)_blocks\.\d+\.|up_blocks\.|backbone\.[1-6]\.)(\d+)(\..*)")
 
 Shapes = dict[str, list[int]]
 

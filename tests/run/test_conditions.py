@@ -97,7 +97,12 @@ def every_column(tmp_path: Path, web: str) -> tuple[list[dict[str, Any]], list[d
         ({}, {}),
         ({"image": [{"bytes": png(local), "path": None}]}, {"images": [local]}),
         (
-            {"image": [{"bytes": None, "path": "pictures/local.png"}, {"bytes": png(remote), "path": "x.png"}]},
+            {
+                "image": [
+                    {"bytes": None, "path": "pictures/local.png"},
+                    {"bytes": png(remote), "path": "x.png"},
+                ]
+            },
             {"images": [local, remote]},
         ),
         ({"image_embeds": randn(2, 16)}, {"image_embeds": randn(2, 16)[None]}),
@@ -129,7 +134,12 @@ def every_column(tmp_path: Path, web: str) -> tuple[list[dict[str, Any]], list[d
             {"decoder_timesteps": [0.9, 0.4], "decoder_latents": randn(4, 64, 64)[None]},
         ),
         (
-            {"num_images": 2, "negative_prompt": "blue", "prior_guidance_scale": 2.0, "image_embeds": randn(1, 16)},
+            {
+                "num_images": 2,
+                "negative_prompt": "blue",
+                "prior_guidance_scale": 2.0,
+                "image_embeds": randn(1, 16),
+            },
             {
                 "num_images_per_prompt": 2,
                 "negative_prompt": "blue",
@@ -137,9 +147,15 @@ def every_column(tmp_path: Path, web: str) -> tuple[list[dict[str, Any]], list[d
                 "image_embeds": randn(1, 16)[None],
             },
         ),
-        ({"decoder_guidance_scale": 1.5, "decoder_steps": 3}, {"decoder_guidance_scale": 1.5, "num_inference_steps": 3}),
+        (
+            {"decoder_guidance_scale": 1.5, "decoder_steps": 3},
+            {"decoder_guidance_scale": 1.5, "num_inference_steps": 3},
+        ),
     ]
-    shared = [{"id": f"row {i}", "prompt": f"a red circle, number {i}", "seed": 100 * i} for i in range(len(rows_and_calls))]
+    shared = [
+        {"id": f"row {i}", "prompt": f"a red circle, number {i}", "seed": 100 * i}
+        for i in range(len(rows_and_calls))
+    ]
     rows = [ours | row for ours, (row, _) in zip(shared, rows_and_calls, strict=True)]
     calls = [
         {"prompt": ours["prompt"], "seed": ours["seed"], **STEPS, **call}
@@ -168,7 +184,11 @@ def test_every_column_killed_resumed_and_equal_to_calls_in_python(
 ) -> None:
     rows, calls = every_column(tmp_path, web)
     assert set(CONDITIONS) <= {name for row in rows for name in row}
-    prompts, whole, killed = write_table(tmp_path / "all.parquet", rows), tmp_path / "whole", tmp_path / "killed"
+    prompts, whole, killed = (
+        write_table(tmp_path / "all.parquet", rows),
+        tmp_path / "whole",
+        tmp_path / "killed",
+    )
     assert render(prompts, str(whole), settings=flags(model)) == 0
     driver = Driver.start(prompts, str(killed), tmp_path / "log", *flags(model))
     while not list(killed.glob(f"{layout.MANIFEST}/*.parquet")):
@@ -268,7 +288,10 @@ def test_a_broken_condition_fails_its_row_alone(tmp_path: Path, model: Path) -> 
 
 
 def test_a_missing_picture_is_rendered_once_it_is_there(tmp_path: Path, model: Path) -> None:
-    rows = [{"prompt": "a red circle", "seed": 1, "init_image": "late.png"}, {"prompt": "a blue star", "seed": 2}]
+    rows = [
+        {"prompt": "a red circle", "seed": 1, "init_image": "late.png"},
+        {"prompt": "a blue star", "seed": 2},
+    ]
     prompts, out = write_table(tmp_path / "prompts.parquet", rows), str(tmp_path / "run")
     assert render(prompts, out, settings=flags(model)) == 0
     assert manifest_of(out)["status"].to_pylist() == ["failed", "ok"]

@@ -196,7 +196,7 @@ class Prior:
         return denoise(
             lambda latents, step, guided: net.step(latents, prepared if guided else alone, step),
             schedule,
-            ImageNoise(noise, shape, self._device, count),
+            ImageNoise(noise, shape, self._device, count, ends=generators is None),
             batch.guidance,
             net.config.prediction_type,
             batch.sampling,
@@ -263,7 +263,7 @@ class Decoder:
         return denoise(
             lambda latents, step, guided: net.step(latents, prepared if guided else alone, step),
             schedule,
-            ImageNoise(noise, shape, self._device, count),
+            ImageNoise(noise, shape, self._device, count, ends=generators is None),
             batch.guidance,
             net.config.prediction_type,
             batch.sampling,

@@ -1,7 +1,7 @@
 """A small model with every part that a prompt table can ask for, in the published layouts.
 
-Stage C has as many residual blocks as the full one, so that a ControlNet's indexes have their places. Its random weights
-predict little velocity, which keeps embeddings of the size that the decoder of `tiny` expects.
+Stage C has as many residual blocks as the full one, so that a ControlNet's indexes have their places. Its random
+weights predict little velocity, which keeps embeddings of the size that the decoder of `tiny` expects.
 """
 
 import json
@@ -18,7 +18,9 @@ from cascade_batch.models.config import TINY_EFFNET, TINY_STAGE_C, ControlNetCon
 from cascade_batch.models.controlnet import ControlNet
 from cascade_batch.models.effnet import EffnetEncoder
 from cascade_batch.models.stage_c import StageC
+from cascade_batch.models.stored import shapes_of
 from cascade_batch.weights import EMBEDDED
+from tests.models.torchvision_effnet import seeded
 
 TINY = EMBEDDED / "tiny"
 STAGE_C = replace(
@@ -48,8 +50,11 @@ def write_model(folder: Path, channels: int = 1) -> Path:
     (folder / "prior" / "config.json").write_text(json.dumps(asdict(STAGE_C)))
     _save(StageC(STAGE_C), folder / "prior" / "diffusion_pytorch_model.safetensors", 0.02)
     write_image_encoder(folder / "image_encoder")
-    _save(EffnetEncoder(TINY_EFFNET), folder / "effnet_encoder.safetensors", 0.3)
-    _save(control_net(channels), folder / "controlnet.safetensors", 0.3)
+    for name, network in (
+        ("effnet_encoder", EffnetEncoder(TINY_EFFNET)),
+        ("controlnet", control_net(channels)),
+    ):
+        save_file(seeded(shapes_of(network)), folder / f"{name}.safetensors")
     return folder
 
 

@@ -35,9 +35,12 @@ class ImageNoise:
         shape: tuple[int, int, int],
         device: str,
         images: int = 0,
+        ends: bool = True,
     ) -> None:
+        """Unless the noise `ends` with the last step, its generators are left as the published pipelines leave them."""
         shared = isinstance(generators, torch.Generator)
         self._generators = [generators] if shared else generators
+        self.ends = ends
         self._shape, self._device = (images if shared else 1, *shape), device
 
     def draw(self) -> Tensor:
@@ -107,8 +110,9 @@ def denoise(
         else:
             predicted = predict(latents, step, False)
         epsilon = as_epsilon(predicted, latents, schedule.signal[step].item(), prediction_type)
-        fresh = noise.draw() if schedule.draws_noise and step + 1 < len(schedule) else None
-        latents = schedule.previous(latents, epsilon, fresh, step)
+        is_last = step + 1 == len(schedule)
+        fresh = noise.draw() if schedule.draws_noise and not (is_last and noise.ends) else None
+        latents = schedule.previous(latents, epsilon, None if is_last else fresh, step)
         if start.clean is not None and start.repaint is not None:
             kept = schedule.noised(start.clean, first, step + 1)
             latents = torch.lerp(kept, latents, start.repaint)

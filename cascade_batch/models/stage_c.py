@@ -1,8 +1,8 @@
 """Stage C: from text to an embedding of 16 x h x w, 24 x 24 at 1024 px.
 
 It sees, per image, the text's token states (77 of them, or 77 a window), its pooled state as 4 tokens and 4 tokens
-of an image's state; without an image that state is zeros, and the mapper's bias still speaks. A ControlNet adds its maps
-to what enters some of the residual blocks.
+of an image's state; without an image that state is zeros, and the mapper's bias still speaks. A ControlNet adds its
+maps to what enters some of the residual blocks.
 Runs in float32 or bfloat16. float16 overflows in the last level up and renders black.
 """
 

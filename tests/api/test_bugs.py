@@ -1,7 +1,6 @@
 """What goes wrong in the published pipelines (diffusers 0.42), and goes right here, one test for each.
 
-Where a call of theirs can be made here without the parts that it needs there, the test also shows that it still fails, so
-that a row can go once they mend it.
+Where their call can be made here, the test also shows that it still fails, so that a row can go once they mend it.
 """
 
 import re
@@ -172,7 +171,7 @@ def test_9_the_decoder_needs_pooled_states_alone(ours: Cascade, their_decoder: A
     )
     with pytest.raises(SpecError, match="prompt_embeds_pooled"):
         decoded(ours, given, prompt_embeds=STATES["prompt_embeds"])
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="prompt"):
         their_decoder(given, **pooled, **STEPS)
 
 
@@ -214,7 +213,8 @@ def test_13_guidance_in_the_decoder_alone(ours: Cascade) -> None:
         output_type="np",
         **SIZE,
     )
-    assert isinstance(output, ImagesOutput) and output.images.shape == (2, 256, 384, 3)
+    assert isinstance(output, ImagesOutput)
+    assert output.images.shape == (2, 256, 384, 3)
 
 
 def test_13_defaults_are_those_of_the_separate_pipelines(ours: Cascade) -> None:
@@ -230,7 +230,8 @@ def test_13_defaults_are_those_of_the_separate_pipelines(ours: Cascade) -> None:
         output_type="pt",
         seed=1,
     )
-    assert isinstance(output, ImagesOutput) and output.images.shape == (1, 3, 1024, 1024)
+    assert isinstance(output, ImagesOutput)
+    assert output.images.shape == (1, 3, 1024, 1024)
     assert [stage for stage, _ in spoken] == ["prior"] * 20 + ["decoder"] * 10
 
 
@@ -250,7 +251,8 @@ def test_every_size_that_is_a_multiple_of_8(ours: Cascade, their_decoder: Any) -
         output_type="np",
         seed=1,
     )
-    assert isinstance(output, ImagesOutput) and output.images.shape == (1, 320, 264, 3)
+    assert isinstance(output, ImagesOutput)
+    assert output.images.shape == (1, 320, 264, 3)
     with pytest.raises(RuntimeError):
         their_decoder(randn(1, 16, 8, 8), "a red cat", **STEPS)
 

@@ -113,7 +113,8 @@ def test_prior_as_arrays(ours: Cascade, their_prior: Any) -> None:
     given = {"prompt": PROMPTS, "num_inference_steps": 2, "output_type": "np", **SIZE}
     theirs = their_prior(**given, generator=generators([1, 2]), return_dict=False)
     got = ours.prior(**given, generator=generators([1, 2]), return_dict=False)
-    assert isinstance(got, tuple) and len(got) == len(theirs) == 5
+    assert isinstance(got, tuple)
+    assert len(got) == len(theirs) == 5
     for one, other in zip(got, theirs, strict=True):
         assert isinstance(one, np.ndarray)  # theirs leave the pooled states tensors
         assert relative_error(torch.from_numpy(one), torch.as_tensor(other)) < TOLERANCE

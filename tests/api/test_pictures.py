@@ -51,7 +51,9 @@ def encoded(folder: Path, image: Image.Image) -> torch.Tensor:
 
 def test_strength_0_gives_the_picture_back(ours: Cascade, folder: Path) -> None:
     image = picture(1, (9 * 32, 6 * 32))  # the size that the encoder sees, so nothing is scaled
-    assert torch.equal(embeddings(ours, init_image=image, strength=0.0), encoded(folder, image))
+    got = embeddings(ours, init_image=image, strength=0.0)
+    assert torch.allclose(got, encoded(folder, image), atol=1e-5)
+    assert got.std(dim=(2, 3)).min() > 0.001  # not one value for all pictures
 
 
 def test_strength_decides_how_much_stays(ours: Cascade, folder: Path) -> None:
@@ -61,7 +63,9 @@ def test_strength_decides_how_much_stays(ours: Cascade, folder: Path) -> None:
         float((embeddings(ours, init_image=image, strength=strength) - kept).square().mean())
         for strength in (0.0, 0.1, 0.4, 0.7, 1.0)
     ]
-    assert distances == sorted(distances) and distances[0] == 0
+    assert distances == sorted(distances)
+    assert distances[0] < 1e-10
+    assert distances[1] > 1e-4
     assert torch.equal(
         embeddings(ours, init_image=image), embeddings(ours, init_image=image, strength=0.8)
     )  # the original release's noise level
@@ -81,10 +85,8 @@ def test_a_mask_keeps_what_is_black(ours: Cascade, folder: Path) -> None:
     image, mask = picture(1, (9 * 32, 6 * 32)), Image.new("L", (9 * 32, 6 * 32), 0)
     mask.paste(255, (0, 0, 4 * 32, 6 * 32))
     got, kept = embeddings(ours, init_image=image, mask=mask), encoded(folder, image)
-    assert torch.equal(got[..., 4:], kept[..., 4:])
-    assert (got[..., :4] - kept[..., :4]).abs().amin(dim=(1, 2, 3)) > 0 or not torch.equal(
-        got[..., :4], kept[..., :4]
-    )
+    assert torch.allclose(got[..., 4:], kept[..., 4:], atol=1e-5)
+    assert (got[..., :4] - kept[..., :4]).abs().mean() > 0.1
     white = embeddings(ours, init_image=image, mask=Image.new("L", image.size, 255))
     assert torch.equal(white, embeddings(ours, init_image=image, strength=1.0))
 

@@ -243,11 +243,13 @@ def test_what_conditions_an_image_is_in_the_manifest_and_its_keys(tmp_path: Path
     assert plain["conditions"] is None
     told = json.loads(by_path["conditions"])
     assert told.pop("sources") == {"init_image": ["there.png"]}
-    assert told == json.loads(by_bytes["conditions"]) and told["strength"] == 0.8
+    assert told == json.loads(by_bytes["conditions"])
+    assert told["strength"] == 0.8
     assert by_path["stage_c_key"] == by_bytes["stage_c_key"]  # where a picture lay does not count
     assert by_path["pixel_sha256"] == by_bytes["pixel_sha256"]
     assert len({row["stage_c_key"] for row in (plain, by_bytes, weaker)}) == 3
-    assert decoder["stage_c_key"] == plain["stage_c_key"] and decoder["stage_ba_key"] != plain["stage_ba_key"]
+    assert decoder["stage_c_key"] == plain["stage_c_key"]
+    assert decoder["stage_ba_key"] != plain["stage_ba_key"]
     assert json.loads(decoder["conditions"]) == {"decoder_timesteps": pytest.approx([1.0, 0.3])}
 
 
@@ -284,7 +286,8 @@ def test_a_broken_condition_fails_its_row_alone(tmp_path: Path, model: Path) -> 
             continue
         _, code, named = BROKEN[entry["prompt_id"]]
         assert (entry["status"], entry["error_code"]) == ("failed", code), entry
-        assert named in entry["error_message"] and "secret" not in entry["error_message"]
+        assert named in entry["error_message"]
+        assert "secret" not in entry["error_message"]
 
 
 def test_a_missing_picture_is_rendered_once_it_is_there(tmp_path: Path, model: Path) -> None:
@@ -298,7 +301,8 @@ def test_a_missing_picture_is_rendered_once_it_is_there(tmp_path: Path, model: P
     picture(1).save(tmp_path / "late.png")
     assert render(prompts, out, "--retry-failed", settings=flags(model)) == 0
     late = manifest_of(out).to_pylist()[0]
-    assert late["status"] == "ok" and "init_image" in late["conditions"]
+    assert late["status"] == "ok"
+    assert "init_image" in late["conditions"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Stage C: from text to an embedding of 16 x h x w, 24 x 24 at 1024 px.
 
-It sees, per image, the text's token states (77 of them, or 77 a window), its pooled state as 4 tokens and 4 tokens of an
-image's state; without an image that state is zeros, and the mapper's bias still speaks.
+It sees, per image, the text's token states (77 of them, or 77 a window), its pooled state as 4 tokens and 4
+tokens of an image's state; without an image that state is zeros, and the mapper's bias still speaks.
 Runs in float32 or bfloat16. float16 overflows in the last level up and renders black.
 """
 

@@ -14,7 +14,8 @@ import ray
 
 from cascade_batch.batches import DecodedImages, DecoderBatch, PriorBatch, PriorImages
 from cascade_batch.runners import ray_data
-from cascade_batch.runners.ray_data import PoolBA, PoolC
+from cascade_batch.runners.ray_data import PoolBA, PoolC, RayLedger
+from cascade_batch.runners.runner import Setup
 from tests.run.runs import contents, manifest_of, render, write_prompts
 
 
@@ -49,18 +50,24 @@ class DeadlyPoolC(PoolC):
 
 
 class SlowPoolBA(PoolBA):
-    """Leaves time to kill it while it renders."""
+    """Says while it renders that it does, and leaves time to kill it."""
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        decoder = self._worker._decoder
+    def __init__(self, setup: Setup, ledger: RayLedger) -> None:
+        super().__init__(setup, ledger)
+        decoder, sign = self._worker._decoder, _rendering(Path(setup.ref.uri))
         rendered = decoder.render
 
         def render_slowly(batch: DecoderBatch) -> DecodedImages:
+            sign.touch()
             time.sleep(1.0)
+            sign.unlink()
             return rendered(batch)
 
         decoder.render = render_slowly
+
+
+def _rendering(run: Path) -> Path:
+    return run.with_name("rendering")
 
 
 def test_both_runners_give_equal_runs(tmp_path: Path) -> None:
@@ -91,11 +98,10 @@ def test_a_killed_actor_costs_a_retry_not_the_run(tmp_path: Path, monkeypatch: p
 
 
 def _kill_once(name: str, killed: list[int], out: Path) -> None:
-    """SIGKILL the pool's worker once the first shard is committed."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not list(out.glob("manifest/*.parquet")):
+    """SIGKILL the pool's worker in the middle of a batch once the first shard is committed."""
+    deadline, sign = time.monotonic() + 120, _rendering(out)
+    while time.monotonic() < deadline and not (list(out.glob("manifest/*.parquet")) and sign.exists()):
         time.sleep(0.05)
-    time.sleep(0.5)
     for process in psutil.process_iter(["cmdline"]):
         if name in " ".join(process.info["cmdline"] or []):
             process.send_signal(signal.SIGKILL)

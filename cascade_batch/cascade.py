@@ -3,11 +3,10 @@
 Also the Python API. `Prior` is the text encoder and Stage C, `Decoder` is Stage B and A; each renders a batch
 of images of one size, one number of steps and of text windows, and guidance either on or off for all. What an
 image looks like depends on its own text, seed and guidance, never on its neighbours; its bits depend on batch
-size, threads, dtype and device besides (`fix_numerics`, `numerics.py`).
+size, threads, dtype and device besides (`devices.py`).
 Nothing here touches storage: parts are local files, results are numpy arrays.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -42,7 +41,6 @@ from cascade_batch.models.stage_a import StageA
 from cascade_batch.models.stage_b import StageB
 from cascade_batch.models.stage_c import StageC
 from cascade_batch.models.text import TextEncoder, TextStates
-from cascade_batch.numerics import SWITCHES
 from cascade_batch.texts import PUBLISHED, TextOptions
 
 
@@ -312,32 +310,3 @@ def _check_windows(prompts: list[int], negative_prompts: list[int]) -> None:
             got=windows,
             next_step="group them by Prior.windows",
         )
-
-
-def pick_device() -> str:
-    """The accelerator if there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def device_kind(device: str) -> str:
-    """What bits depend on: "cpu", or the accelerator's name, such as "NVIDIA H100 80GB HBM3"."""
-    return "cpu" if device == "cpu" else torch.cuda.get_device_name(device)
-
-
-def fix_numerics(threads: int) -> dict[str, object]:
-    """Pin every switch of this process that changes bits, and return them to be stored with the run.
-
-    Call it before the first kernel runs: cuBLAS reads its workspace setting when it starts.
-    """
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = str(SWITCHES["cublas_workspace"])
-    torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
-    torch.backends.cuda.enable_cudnn_sdp(
-        False
-    )  # flash, else memory-efficient: chosen by shape and dtype only
-    return {"threads": threads, **SWITCHES}

@@ -10,4 +10,4 @@ SWITCHES = {
     "attention": "flash, memory-efficient, math",
     "cublas_workspace": ":4096:8",
 }
-"""What `cascade.fix_numerics` sets in every worker; stored in `numerics/` with batch and threads."""
+"""What `devices.fix_numerics` sets in every worker; stored in `numerics/` with batch and threads."""

@@ -74,10 +74,11 @@ def image_embeds_of(embeds: Array | None, prompts: int, copies: int) -> np.ndarr
 
 def picture_sets(given: Pictures | Sequence[Sequence[Picture]], prompts: int) -> list[list[Image.Image]]:
     """The pictures of each prompt: one, or several for all prompts, or a list of lists, one for each prompt."""
-    if isinstance(given, list | tuple) and given and all(isinstance(one, list | tuple) for one in given):
-        sets = [[one for entry in own for one in unbatched(entry)] for own in given]
+    own = _listed(given)
+    if own and all(isinstance(several, list | tuple) for several in own):
+        sets = [[one for entry in several for one in unbatched(entry)] for several in own]
     else:
-        sets = [[one for entry in _listed(given) for one in unbatched(entry)]] * prompts
+        sets = [[one for entry in own for one in unbatched(entry)]] * prompts
     if len(sets) != prompts or len({len(own) for own in sets}) != 1 or not sets[0]:
         raise SpecError(
             "pictures do not match the prompts",

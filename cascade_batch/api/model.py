@@ -23,7 +23,8 @@ from cascade_batch.api.outputs import (
     prior_output,
 )
 from cascade_batch.batches import DecoderBatch, PriorBatch
-from cascade_batch.cascade import Decoder, Prior, pick_device
+from cascade_batch.cascade import Decoder, Prior
+from cascade_batch.devices import pick_device
 from cascade_batch.errors import SpecError
 from cascade_batch.geometry import check_sides
 from cascade_batch.models.sampler import Generators, OnStep

@@ -22,7 +22,7 @@ class LocalRunner:
 
     def size_pools(self, pools: PoolsSpec, dtype: DtypeSpec, share_c: float) -> Pools:
         """One worker a pool, in turn, so each may use every core, and the GPU if there is one."""
-        from cascade_batch.cascade import pick_device
+        from cascade_batch.devices import pick_device
 
         cores, gpus = os.cpu_count() or 1, 0.0 if pick_device() == "cpu" else 0.5
         one = replace(

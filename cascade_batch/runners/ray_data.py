@@ -155,7 +155,7 @@ class RayRunner:
         alive = [n for n in ray.nodes() if n["Alive"]]
         node = max(alive, key=lambda n: n["Resources"].get("GPU", 0))
         strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        remote = ray.remote(weight_digests).options(num_cpus=0, scheduling_strategy=strategy)
+        remote: Any = ray.remote(weight_digests).options(num_cpus=0, scheduling_strategy=strategy)
         return _unwrapped(lambda: ray.get(remote.remote(model, extra_parts)))
 
     def run(self, tickets: Iterable[Ticket], setup: Setup) -> Generator[ShardData]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from cascade_batch.workers.shards import ShardData, Ticket
 
-_TABLES = ("requests", "embeddings", "pictures")
+_TABLES = ("requests", "conditioned", "embeddings", "pictures")
 _PLAIN = tuple(f.name for f in fields(ShardData) if f.name not in (*_TABLES, "ticket"))
 
 SCHEMA = pa.schema([("shard", pa.string()), *((name, pa.large_binary()) for name in _TABLES)])

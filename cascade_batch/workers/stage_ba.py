@@ -8,19 +8,15 @@ import pyarrow as pa
 import torch
 
 from cascade_batch.batches import DecoderBatch
-from cascade_batch.cascade import Decoder, PartFiles, device_kind, fix_numerics, pick_device
+from cascade_batch.cascade import Decoder, PartFiles
+from cascade_batch.devices import device_kind, fix_numerics, pick_device
 from cascade_batch.errors import SpecError
 from cascade_batch.sampling import Sampling
 from cascade_batch.stores.embeddings import embedding_arrays
 from cascade_batch.stores.images import is_single_colour
 from cascade_batch.workers.batching import Batch
-from cascade_batch.workers.conditions import (
-    NO_CONDITIONS,
-    RowConditions,
-    batch_fields,
-    unpacked,
-    unusable,
-)
+from cascade_batch.workers.conditioned import batch_fields, unpacked, unusable
+from cascade_batch.workers.conditions import NO_CONDITIONS, RowConditions
 from cascade_batch.workers.ledger import Ledger
 from cascade_batch.workers.rendering import (
     DeviceOutOfMemory,

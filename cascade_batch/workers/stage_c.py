@@ -9,14 +9,16 @@ import pyarrow as pa
 import torch
 
 from cascade_batch.batches import Conditions, PriorBatch
-from cascade_batch.cascade import PartFiles, Prior, device_kind, fix_numerics, pick_device
+from cascade_batch.cascade import PartFiles, Prior
+from cascade_batch.devices import device_kind, fix_numerics, pick_device
 from cascade_batch.errors import SpecError
 from cascade_batch.models.loras import Lora
 from cascade_batch.sampling import StageSampling
 from cascade_batch.stores.embeddings import embedding_column, embedding_sha256
 from cascade_batch.texts import PUBLISHED, TextOptions
 from cascade_batch.workers.batching import Batch
-from cascade_batch.workers.conditions import NO_CONDITIONS, RowConditions, batch_fields, unpacked, unusable
+from cascade_batch.workers.conditioned import batch_fields, unpacked, unusable
+from cascade_batch.workers.conditions import NO_CONDITIONS, RowConditions
 from cascade_batch.workers.ledger import Ledger
 from cascade_batch.workers.rendering import (
     DeviceOutOfMemory,

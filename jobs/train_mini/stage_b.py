@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cascade_batch.cascade import pick_device
+from cascade_batch.devices import pick_device
 from cascade_batch.models.blocks import resize
 from cascade_batch.models.sampler import ImageNoise, denoise, generators_of
 from cascade_batch.models.schedule import make_schedule, signal_share, time_ratios

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from cascade_batch.cascade import pick_device
+from cascade_batch.devices import pick_device
 from cascade_batch.geometry import embedding_side
 from cascade_batch.models.schedule import signal_share
 from cascade_batch.models.stage_c import StageC

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from cascade_batch import Cascade
-from cascade_batch.api import ImagesOutput, PriorOutput
+from cascade_batch.api import Cascade, ImagesOutput, PriorOutput
 from cascade_batch.errors import SpecError
 from cascade_batch.models.config import TINY_STAGE_C
 from tests.api.test_parity import PROMPTS, SIZE, picture, randn

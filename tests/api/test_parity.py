@@ -13,8 +13,7 @@ from PIL import Image
 from transformers import CLIPVisionModelWithProjection
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from cascade_batch import Cascade
-from cascade_batch.api import ImagesOutput, PriorOutput
+from cascade_batch.api import Cascade, ImagesOutput, PriorOutput
 from tests.models.oracle import decoder_pipeline, generators, prior_pipeline, relative_error
 from tests.whole_model import VISION, write_image_encoder
 

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from cascade_batch import Cascade
-from cascade_batch.api import PriorOutput
+from cascade_batch.api import Cascade, PriorOutput
 from cascade_batch.errors import SpecError
 from cascade_batch.models.checkpoints import load_effnet_encoder
 from tests.api.test_parity import picture

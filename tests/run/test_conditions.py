@@ -16,8 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cascade_batch import Cascade
-from cascade_batch.api import ImagesOutput
+from cascade_batch.api import Cascade, ImagesOutput
 from cascade_batch.prompts import CONDITIONS
 from cascade_batch.storage import Storage
 from cascade_batch.stores import layout

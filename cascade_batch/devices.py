@@ -1,0 +1,36 @@
+"""Which device a process renders on, and the switches of it that change bits."""
+
+import os
+
+import torch
+
+from cascade_batch.numerics import SWITCHES
+
+
+def pick_device() -> str:
+    """The accelerator if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_kind(device: str) -> str:
+    """What bits depend on: "cpu", or the accelerator's name, such as "NVIDIA H100 80GB HBM3"."""
+    return "cpu" if device == "cpu" else torch.cuda.get_device_name(device)
+
+
+def fix_numerics(threads: int) -> dict[str, object]:
+    """Pin every switch of this process that changes bits, and return them to be stored with the run.
+
+    Call it before the first kernel runs: cuBLAS reads its workspace setting when it starts.
+    """
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = str(SWITCHES["cublas_workspace"])
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    torch.backends.cuda.enable_cudnn_sdp(
+        False
+    )  # flash, else memory-efficient: chosen by shape and dtype only
+    return {"threads": threads, **SWITCHES}

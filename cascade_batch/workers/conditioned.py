@@ -1,0 +1,122 @@
+"""The conditions of a shard's prompts as a table, from the reading step to the pools, and there as batches."""
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cascade_batch.errors import CascadeError, PictureError, StorageError
+from cascade_batch.stage_keys import SOURCES
+from cascade_batch.workers.conditions import Row, RowConditions
+from cascade_batch.workers.rendering import RowResult
+
+CONDITIONED = pa.schema(
+    [
+        ("row", pa.int32()),
+        ("conditions", pa.string()),
+        ("arrays", pa.large_binary()),
+        ("error_code", pa.string()),
+        ("error_message", pa.string()),
+    ]
+)
+"""One row per prompt of a shard that has conditions; `row` as in `schemas.IMAGE_REQUESTS`."""
+
+FETCHES = 8
+Read = Callable[[Row], RowConditions]
+
+
+def conditions_of(rows: pa.Table, requests: pa.Table, names: Sequence[str], read: Read) -> pa.Table:
+    """`CONDITIONED` for the prompts among the requests that have a value in one of the named columns.
+
+    Raises StorageError if a store fails for now.
+    """
+    sizes = {r["row"]: r for r in requests.select(["row", "width", "height"]).to_pylist()}
+    present = [name for name in names if name in rows.column_names]
+    with_any = [row for row in sorted(sizes) if any(rows[name][row].is_valid for name in present)]
+
+    def one(row: int) -> dict[str, Any] | None:
+        values = {name: _value(rows[name][row]) for name in present} | sizes[row]
+        try:
+            found = read(values)
+        except CascadeError as error:
+            if isinstance(error, StorageError):
+                raise
+            code = "bad_image" if isinstance(error, PictureError) else "bad_condition"
+            return {"row": row, "error_code": code, "error_message": str(error)}
+        if not (found.arrays or found.settings):
+            return None
+        return {"row": row, "conditions": found.described(), "arrays": _packed(found)}
+
+    with ThreadPoolExecutor(FETCHES) as pool:
+        records = [record for record in pool.map(one, with_any) if record is not None]
+    return pa.Table.from_pylist(records, schema=CONDITIONED)
+
+
+def with_conditions(requests: pa.Table, conditioned: pa.Table) -> pa.Table:
+    """The requests with their prompts' `conditions`."""
+    told = dict(zip(conditioned["row"].to_pylist(), conditioned["conditions"].to_pylist(), strict=True))
+    values = pa.array([told.get(row) for row in requests["row"].to_pylist()], pa.string())
+    return requests.set_column(requests.schema.get_field_index("conditions"), "conditions", values)
+
+
+def unusable(conditioned: pa.Table | None) -> dict[int, RowResult]:
+    """Prompt row -> the failure of its images, for conditions that could not be read."""
+    records = [] if conditioned is None else conditioned.drop(["arrays"]).to_pylist()
+    return {
+        record["row"]: RowResult(error_code=record["error_code"], error_message=record["error_message"])
+        for record in records
+        if record["error_code"] is not None
+    }
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    if isinstance(scalar, pa.FixedShapeTensorScalar) and scalar.is_valid:
+        return scalar.to_numpy()  # as_py forgets the shape
+    return scalar.as_py()
+
+
+def _packed(found: RowConditions) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **found.arrays)
+    return buffer.getvalue()
+
+
+def unpacked(conditioned: pa.Table | None) -> dict[int, RowConditions]:
+    """Prompt row -> its conditions, of those that could be read."""
+    found = {}
+    for record in [] if conditioned is None else conditioned.to_pylist():
+        if record["arrays"] is not None:
+            settings = json.loads(record["conditions"])
+            with np.load(io.BytesIO(record["arrays"])) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+            plain = {k: v for k, v in settings.items() if k not in arrays and k != SOURCES}
+            found[record["row"]] = RowConditions(arrays, plain)
+    return found
+
+
+_FIELDS = {
+    "image": "images",
+    "init_image": "init_images",
+    "mask": "masks",
+    "control_image": "control_images",
+    "control_strength": "control_strengths",
+    "prior_latents": "latents",
+    "prior_timesteps": "timesteps",
+    "decoder_latents": "latents",
+    "decoder_timesteps": "timesteps",
+}
+"""Our column -> the field of `Conditions` or `DecoderBatch`, where they differ."""
+
+
+def batch_fields(rows: Sequence[RowConditions]) -> dict[str, Any]:
+    """The conditions of a batch's images, which are of one kind: fields of `Conditions` or `DecoderBatch`."""
+    arrays = {_FIELDS.get(name, name): np.stack([r.arrays[name] for r in rows]) for name in rows[0].arrays}
+    settings = {
+        _FIELDS.get(name, name): tuple(value) if isinstance(value, list) else value
+        for name, value in rows[0].settings.items()
+    }
+    return arrays | settings

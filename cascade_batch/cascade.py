@@ -73,6 +73,7 @@ class Prior:
         if loras:
             tokenizer = merge(loras, stage_c, tower, tokenizer).tokenizer
         conditioner = Conditioner.load(parts, dtype, device)
+        conditioner.check(stage_c)
         return cls(TextEncoder(tower, tokenizer, text), stage_c, device, conditioner)
 
     def windows(self, prompt: str, negative_prompt: str) -> int:

@@ -22,6 +22,7 @@ from cascade_batch.models.controlnet import ControlNet
 from cascade_batch.models.effnet import EffnetEncoder
 from cascade_batch.models.image_encoder import ImageEncoder
 from cascade_batch.models.sampler import Start
+from cascade_batch.models.stage_c import StageC
 
 Encoder = TypeVar("Encoder")
 
@@ -48,6 +49,11 @@ class Conditioner:
             "controlnet": lambda p: load_controlnet(p.files, dtype, device),
         }
         return cls(device, **{name: load(parts[name]) for name, load in loads.items() if name in parts})
+
+    def check(self, stage_c: StageC) -> None:
+        """Raise WeightsError unless the ControlNet is one for this Stage C."""
+        if self._controlnet is not None:
+            stage_c.check_controls(self._controlnet.config.blocks, self._controlnet.config.out_channels)
 
     @property
     def image_size(self) -> int:

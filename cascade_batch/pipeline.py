@@ -21,13 +21,13 @@ from cascade_batch.opening import OpenRun, open_or_create
 from cascade_batch.runners.pools import Pools
 from cascade_batch.runners.runner import Runner, Setup
 from cascade_batch.spec import DtypeSpec, PoolSpec, PoolsSpec, Spec, sampling_of, text_options_of
-from cascade_batch.stage_keys import parts_for
 from cascade_batch.storage import Storage
 from cascade_batch.stores import layout
 from cascade_batch.stores.embeddings import committed_embeddings
 from cascade_batch.stores.manifest import committed_shards, read_manifests, write_table
 from cascade_batch.stores.run_record import create_json, read_json, write_outcome
 from cascade_batch.workers.context import RunRef
+from cascade_batch.workers.parts import extra_parts
 from cascade_batch.workers.shards import ShardData, Ticket, ticket_from_row
 
 SHARE_C = 0.72
@@ -94,7 +94,7 @@ def render(
     storage.check_writable()
     located = weights.locate(spec.model)
     weights.locate_loras(spec.model, located)
-    run = open_or_create(spec, storage, lambda table: weights.locate(spec.model, parts_for(table.conditions)))
+    run = open_or_create(spec, storage, lambda table: extra_parts(spec.model, table.conditions))
     done = committed_shards(storage) & run.planned
     failed = _failed_images(run, done)
     tickets = _retries(run, failed) if retry_failed else _undone(run, done)
@@ -169,10 +169,10 @@ def _early_state(spec: Spec, progress: Progress) -> str:
 
 
 def _setup(spec: Spec, run: OpenRun, runner: Runner, observer: Observer) -> Setup:
-    extra_parts = parts_for(run.table.conditions)
+    extra = extra_parts(spec.model, run.table.conditions)
     wanted, dtype = _settled(spec.pools, spec.model.dtype, run.storage)
     pools = runner.size_pools(wanted, dtype, SHARE_C)
-    digests = _fixed_weights(run, runner.weight_digests(spec.model, extra_parts))
+    digests = _fixed_weights(run, runner.weight_digests(spec.model, extra))
     for name, pool in (("C", pools.c), ("BA", pools.ba)):
         observer.note(
             f"pool {name}: {pool.actors} x {pool.gpus:g} GPU, {pool.settings.threads} CPU threads, "
@@ -187,7 +187,7 @@ def _setup(spec: Spec, run: OpenRun, runner: Runner, observer: Observer) -> Setu
         pools,
         run.embeddings_schema,
         spec.limits.attempts,
-        extra_parts,
+        extra,
         text_options_of(spec.text),
     )
 

@@ -6,7 +6,7 @@ columns beside a key name the bits.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -17,9 +17,9 @@ from cascade_batch.texts import PUBLISHED, TextOptions
 STAGE_C_PARTS = ("stage_c", "text_encoder", "tokenizer")
 STAGE_BA_PARTS = ("stage_b", "stage_a")
 _NEEDED = {
-    "image": ("image_encoder",),
-    "init_image": ("effnet_encoder",),
-    "control_image": ("controlnet",),
+    "image": "image_encoder",
+    "init_image": "effnet_encoder",
+    "control_image": "controlnet",
 }
 SOURCES = "sources"
 """In a row's conditions: the paths and URLs of its pictures, which do not decide the image."""
@@ -42,7 +42,7 @@ def stage_c_key(
     """
     guided = request["prior_guidance_scale"] > 1
     conditions = _conditions(request)
-    parts = (*STAGE_C_PARTS, LORAS, *parts_for(conditions))
+    parts = (*STAGE_C_PARTS, LORAS, *parts_for(conditions, with_super_resolution=True))
     return _hash(
         {
             "stage": "c",
@@ -90,9 +90,11 @@ def stage_ba_key(
     )
 
 
-def parts_for(conditions: Iterable[str]) -> tuple[str, ...]:
+def parts_for(conditions: Collection[str], with_super_resolution: bool = False) -> tuple[str, ...]:
     """The parts that these conditions need besides those that every image does."""
-    needed = {part for name in conditions for part in _NEEDED.get(name, ())}
+    needed = {_NEEDED[name] for name in conditions if name in _NEEDED}
+    if with_super_resolution and "control_image" in conditions:
+        needed.add("effnet_encoder")
     return tuple(sorted(needed))
 
 

@@ -89,3 +89,37 @@ def conditions_of(
         crp=float(crp),
         timesteps=args.times_of(timesteps),
     )
+
+
+def pooled_of(
+    encode: Callable[[list[str]], np.ndarray], asked: tuple, avoided: tuple, images: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pooled states of the prompts and negative prompts of `decode`, one per image: given ones, else encoded."""
+    (prompt, embeds, pooled), (negative, negative_embeds, negative_pooled) = asked, avoided
+    if embeds is not None and pooled is None:
+        raise SpecError(
+            "the decoder sees only pooled states", got="prompt_embeds", expected="prompt_embeds_pooled"
+        )
+    if negative_embeds is not None and negative_pooled is None:
+        raise SpecError(
+            "the decoder sees only pooled states",
+            got="negative_prompt_embeds",
+            expected="negative_prompt_embeds_pooled",
+        )
+    prompts = args.prompts_of(prompt, pooled)
+    if images % len(prompts):
+        raise SpecError(
+            "embeddings do not match the prompts",
+            got=f"{images} images",
+            expected=f"a multiple of {len(prompts)}",
+        )
+    negatives = args.negatives_of(negative, negative_pooled, len(prompts))
+    copies = images // len(prompts)
+    found = args.states_of(pooled, 2, len(prompts), copies, "prompt_embeds_pooled")
+    found_negative = args.states_of(negative_pooled, 2, len(prompts), copies, "negative_prompt_embeds_pooled")
+    if found is None or found_negative is None:
+        written = encode([*prompts, *negatives])
+        found = np.repeat(written[: len(prompts)], copies, 0) if found is None else found
+        if found_negative is None:
+            found_negative = np.repeat(written[len(prompts) :], copies, 0)
+    return found, found_negative

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cascade_batch import weights
 from cascade_batch.api import arguments as args
-from cascade_batch.api.conditions import Asked, conditions_of
+from cascade_batch.api.conditions import Asked, conditions_of, pooled_of
 from cascade_batch.api.outputs import (
     IMAGE_TYPES,
     PRIOR_TYPES,
@@ -22,16 +21,14 @@ from cascade_batch.api.outputs import (
     check_type,
     prior_output,
 )
+from cascade_batch.api.stages import Stages
 from cascade_batch.batches import DecoderBatch, PriorBatch
-from cascade_batch.cascade import Decoder, Prior
 from cascade_batch.devices import pick_device
 from cascade_batch.errors import SpecError
 from cascade_batch.geometry import check_sides
 from cascade_batch.models.sampler import Generators, OnStep
-from cascade_batch.spec import Spec, sampling_of, spec_from_dict, text_options_of
-from cascade_batch.stage_keys import STAGE_BA_PARTS, STAGE_C_PARTS
-from cascade_batch.weights import OPTIONAL
-from cascade_batch.workers.parts import local_files, local_loras
+from cascade_batch.sampling import Sampling
+from cascade_batch.spec import sampling_of, spec_from_dict
 
 Callback = Callable[["Cascade", int, float, dict[str, Tensor]], Mapping[str, Tensor] | None]
 """(this, step number, time ratio, {"latents": ...}) to {"latents": ...} to go on with, or nothing."""
@@ -41,15 +38,9 @@ INPUTS = ("latents",)
 class Cascade:
     """Text to embeddings (`prior`), embeddings to pictures (`decode`), or both (`render`)."""
 
-    def __init__(self, spec: Spec, device: str, low_memory: bool = False) -> None:
+    def __init__(self, stages: Stages, sampling: Sampling) -> None:
         """Use `load`."""
-        self._spec, self._device, self._low_memory = spec, device, low_memory
-        self.sampling = sampling_of(spec.sampler)
-        given = [name for name in OPTIONAL if getattr(spec.model, name)]
-        self._located = weights.locate(spec.model, given)
-        self._loras = weights.locate_loras(spec.model, self._located)
-        self._prior: Prior | None = None
-        self._decoder: Decoder | None = None
+        self._stages, self.sampling = stages, sampling
 
     @classmethod
     def load(
@@ -57,7 +48,7 @@ class Cascade:
         model: str = "mini",
         *,
         device: str = "auto",
-        sampler: str = "diffusers",
+        sampler: str | Mapping[str, Any] = "diffusers",
         text: Mapping[str, Any] | None = None,
         low_memory: bool = False,
         **parts: Any,
@@ -76,10 +67,10 @@ class Cascade:
             SpecError, WeightsError: an unknown key, or a part that is not there.
         """
         chosen = {"preset": sampler} if isinstance(sampler, str) else dict(sampler)
-        spec = spec_from_dict(
-            {"model": {"name": model, **parts}, "sampler": chosen, "text": dict(text or {})}
-        )
-        return cls(spec, pick_device() if device == "auto" else device, low_memory)
+        tree = {"model": {"name": model, **parts}, "sampler": chosen, "text": dict(text or {})}
+        spec = spec_from_dict(tree)
+        stages = Stages(spec, pick_device() if device == "auto" else device, low_memory)
+        return cls(stages, sampling_of(spec.sampler))
 
     def prior(
         self,
@@ -123,7 +114,7 @@ class Cascade:
         check_sides(height, width)
         prompts = args.prompts_of(prompt, prompt_embeds)
         negatives = args.negatives_of(negative_prompt, negative_prompt_embeds, len(prompts))
-        engine, copies = self._get_prior(), num_images_per_prompt
+        engine, copies = self._stages.prior(), num_images_per_prompt
         asked = Asked(len(prompts), copies, height, width, engine.image_size)
         seeds, generators = args.drawn_by(generator, seed, asked.images)
         batch = PriorBatch(
@@ -201,7 +192,8 @@ class Cascade:
         copies, count = num_images_per_prompt, len(embeddings) * num_images_per_prompt
         seeds, generators = args.drawn_by(generator, seed, count)
         scale = self.sampling.decoder_guidance_scale if guidance_scale is None else guidance_scale
-        pooled, negative = self._pooled(
+        pooled, negative = pooled_of(
+            lambda texts: self._stages.prior().pooled(texts),
             (prompt, prompt_embeds, prompt_embeds_pooled),
             (negative_prompt, negative_prompt_embeds, negative_prompt_embeds_pooled),
             count,
@@ -220,7 +212,7 @@ class Cascade:
             timesteps=args.times_of(timesteps),
         )
         on_step = self._on_step(callback_on_step_end, callback_on_step_end_tensor_inputs)
-        engine = self._get_decoder()
+        engine = self._stages.decoder()
         drawn = engine.latents(batch, generators, on_step)
         if output_type == "latent":
             output = ImagesOutput(drawn)
@@ -293,65 +285,6 @@ class Cascade:
             timesteps=decoder_timesteps,
             tile=tile,
         )
-
-    def _pooled(self, asked: tuple, avoided: tuple, images: int) -> tuple[np.ndarray, np.ndarray]:
-        """Pooled states of the prompts and negative prompts of `decode`, one per image: given ones, else encoded."""
-        (prompt, embeds, pooled), (negative, negative_embeds, negative_pooled) = asked, avoided
-        if embeds is not None and pooled is None:
-            raise SpecError(
-                "the decoder sees only pooled states", got="prompt_embeds", expected="prompt_embeds_pooled"
-            )
-        if negative_embeds is not None and negative_pooled is None:
-            raise SpecError(
-                "the decoder sees only pooled states",
-                got="negative_prompt_embeds",
-                expected="negative_prompt_embeds_pooled",
-            )
-        prompts = args.prompts_of(prompt, pooled)
-        if images % len(prompts):
-            raise SpecError(
-                "embeddings do not match the prompts",
-                got=f"{images} images",
-                expected=f"a multiple of {len(prompts)}",
-            )
-        negatives = args.negatives_of(negative, negative_pooled, len(prompts))
-        copies = images // len(prompts)
-        found = args.states_of(pooled, 2, len(prompts), copies, "prompt_embeds_pooled")
-        found_negative = args.states_of(
-            negative_pooled, 2, len(prompts), copies, "negative_prompt_embeds_pooled"
-        )
-        if found is None or found_negative is None:
-            written = self._get_prior().pooled([*prompts, *negatives])
-            found = np.repeat(written[: len(prompts)], copies, 0) if found is None else found
-            if found_negative is None:
-                found_negative = np.repeat(written[len(prompts) :], copies, 0)
-        return found, found_negative
-
-    def _get_prior(self) -> Prior:
-        if self._prior is None:
-            self._make_room()
-            names = [*STAGE_C_PARTS, *(name for name in OPTIONAL if name in self._located)]
-            parts = {name: local_files(self._located[name]) for name in names}
-            loras = local_loras(self._spec.model, self._loras)
-            dtype, options = self._dtype(self._spec.model.dtype.c), text_options_of(self._spec.text)
-            self._prior = Prior.load(parts, dtype, self._device, loras, options)
-        return self._prior
-
-    def _get_decoder(self) -> Decoder:
-        if self._decoder is None:
-            self._make_room()
-            parts = {name: local_files(self._located[name]) for name in STAGE_BA_PARTS}
-            self._decoder = Decoder.load(parts, self._dtype(self._spec.model.dtype.ba), self._device)
-        return self._decoder
-
-    def _make_room(self) -> None:
-        """In low memory, drop the other stage before one is loaded."""
-        if self._low_memory:
-            self._prior = self._decoder = None
-            torch.cuda.empty_cache()  # does nothing where there is no card
-
-    def _dtype(self, wanted: str) -> str:
-        return wanted if wanted != "auto" else "float32" if self._device == "cpu" else "bfloat16"
 
     def _on_step(self, callback: Callback | None, inputs: Sequence[str]) -> OnStep | None:
         if not set(inputs) <= set(INPUTS):

@@ -15,8 +15,8 @@ from cascade_batch.opening import open_existing, plan_table
 from cascade_batch.plan import ImageGroup, Plan
 from cascade_batch.schemas import EMBEDDING_CHANNELS
 from cascade_batch.spec import Spec
-from cascade_batch.stage_keys import parts_for
 from cascade_batch.stores.manifest import committed_shards, read_manifests
+from cascade_batch.workers.parts import extra_parts
 
 _GROUP_COLUMNS = [
     "width", "height", "prior_steps", "prior_guidance_scale", "decoder_steps", "decoder_guidance_scale",
@@ -36,7 +36,8 @@ def print_plan(spec: Spec, rate: float | None, rate_from: str | None) -> None:
     if rate is not None and rate <= 0:
         raise SpecError("a rate is images per second", where="--rate", got=rate, expected="more than 0")
     table, plan = plan_table(spec)
-    parts = weights.locate(spec.model, parts_for(table.conditions))
+    parts = weights.locate(spec.model)
+    extra_parts(spec.model, table.conditions)
     configs = _configs(parts)
     pflop = sum(sum(_flops(group, configs)) * images for group, images in plan.groups.items()) / 1e15
     print(f"prompts  {plan.prompts:,} in {len(table.files):,} files")

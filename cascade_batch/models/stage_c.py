@@ -6,7 +6,7 @@ maps to what enters some of the residual blocks.
 Runs in float32 or bfloat16. float16 overflows in the last level up and renders black.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import torch
@@ -67,25 +67,30 @@ class StageC(CascadeUNet):
 
     def _placed(self, injections: Mapping[int, Tensor], batch: int) -> dict[nn.Module, Tensor]:
         """The maps by the block that they enter, for the whole batch, in the network's dtype."""
-        blocks = [block for block in self.modules() if isinstance(block, ResBlock)]
-        self._check_injections(injections, blocks)
+        blocks = self._residual_blocks()
+        self.check_controls(injections.keys(), next(iter(injections.values())).shape[-1])
         return {
             blocks[index]: added.to(self.dtype).repeat(batch // added.shape[0], 1, 1, 1)
             for index, added in injections.items()
         }
 
-    def _check_injections(self, injections: Mapping[int, Tensor], blocks: list[ResBlock]) -> None:
-        if max(injections) >= len(blocks):
+    def _residual_blocks(self) -> list[ResBlock]:
+        return [block for block in self.modules() if isinstance(block, ResBlock)]
+
+    def check_controls(self, indexes: Collection[int], channels: int) -> None:
+        """Raise WeightsError unless maps of so many channels fit the residual blocks of these indexes."""
+        blocks = self._residual_blocks()
+        if max(indexes) >= len(blocks):
             raise WeightsError(
-                f"this ControlNet is for a Stage C of at least {max(injections) + 1} residual blocks",
+                f"this ControlNet is for a Stage C of at least {max(indexes) + 1} residual blocks",
                 got=f"a Stage C of {len(blocks)}",
                 next_step="the published ControlNets belong to the full Stage C",
             )
         if any(repeats > 1 for repeats in self.config.repeats):
             raise WeightsError("a Stage C that repeats its blocks takes no ControlNet")
-        for index, added in injections.items():
-            if (width := blocks[index].depthwise.out_channels) != added.shape[-1]:
+        for index in indexes:
+            if (width := blocks[index].depthwise.out_channels) != channels:
                 raise WeightsError(
-                    f"this ControlNet is for a Stage C of {added.shape[-1]} channels",
+                    f"this ControlNet is for a Stage C of {channels} channels",
                     got=f"{width} at residual block {index}",
                 )

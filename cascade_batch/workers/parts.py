@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cascade_batch import weights
 from cascade_batch.errors import WeightsError
 from cascade_batch.spec import ModelSpec
-from cascade_batch.stage_keys import LORAS
+from cascade_batch.stage_keys import LORAS, parts_for
 
 if TYPE_CHECKING:
     from cascade_batch.models.checkpoints import PartFiles
     from cascade_batch.models.loras import Lora
 
 
-def weight_digests(model: ModelSpec, extra_parts: Sequence[str] = ()) -> dict[str, str]:
+def weight_digests(model: ModelSpec, extra: Sequence[str] = ()) -> dict[str, str]:
     """sha256 of every part, and of the optional ones named, fetching what is not on this node yet."""
-    located = weights.locate(model, extra_parts)
+    located = weights.locate(model, extra)
     digests = {name: weights.digest(part, weights.fetch(part)) for name, part in located.items()}
     if model.loras:
         digests[LORAS] = weights.loras_digest(model, weights.locate_loras(model, located))
     return digests
+
+
+def extra_parts(model: ModelSpec, conditions: Collection[str]) -> tuple[str, ...]:
+    """Parts that a table with these columns needs besides those of every run, located. Raises WeightsError."""
+    needed = parts_for(conditions)
+    located = weights.locate(model, needed)
+    # The ControlNet for super-resolution looks at an embedding of its picture.
+    if "controlnet" in needed and "large" in weights.read_config(located["controlnet"])["trunk"]:
+        needed = parts_for(conditions, with_super_resolution=True)
+        weights.locate(model, needed)
+    return needed
 
 
 def load_parts(model: ModelSpec, names: Sequence[str], expected: Mapping[str, str]) -> dict[str, PartFiles]:

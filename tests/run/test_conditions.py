@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from cascade_batch.api import Cascade, ImagesOutput
+from cascade_batch.cli import main
 from cascade_batch.prompts import CONDITIONS
 from cascade_batch.storage import Storage
 from cascade_batch.stores import layout
@@ -196,6 +197,7 @@ def test_every_column_killed_resumed_and_equal_to_calls_in_python(
     assert len(list(killed.glob(f"{layout.MANIFEST}/*.parquet"))) < 4
     assert render(prompts, str(killed), settings=flags(model)) == 0
     assert differences(contents(str(killed)), contents(str(whole))) == []
+    assert main(["verify", str(killed)]) == 0
     torch.set_num_threads(1)
     ours = Cascade.load(
         str(model),
@@ -211,6 +213,24 @@ def test_every_column_killed_resumed_and_equal_to_calls_in_python(
         assert [entry["status"] for entry in made] == ["ok"] * len(pictures), made
         for entry, expected in zip(made, pictures, strict=True):
             assert np.array_equal(np.asarray(Image.open(killed / entry["image_uri"])), expected), row
+
+
+def test_both_runners_give_equal_pictures(tmp_path: Path, web: str, model: Path) -> None:
+    rows, _ = every_column(tmp_path, web)
+    prompts = write_table(tmp_path / "all.parquet", rows)
+    for runner in ("local", "ray"):
+        assert render(prompts, str(tmp_path / runner), settings=flags(model), runner=runner) == 0
+    assert differences(contents(str(tmp_path / "ray")), contents(str(tmp_path / "local"))) == []
+
+
+def test_a_controlnet_for_another_stage_c_is_refused(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": "a red circle", "control_image": png(picture(1))}]
+    prompts, out = write_table(tmp_path / "prompts.parquet", rows), str(tmp_path / "run")
+    control = f"--controlnet={model / 'controlnet.safetensors'}"
+    assert render(prompts, out, control) == 1
+    assert "a Stage C of at least 64 residual blocks" in capsys.readouterr().out
 
 
 def called_alone(ours: Cascade, call: dict[str, Any]) -> list[np.ndarray]:
@@ -313,7 +333,7 @@ def test_a_part_that_the_table_needs_is_asked_for_before_anything_is_spent(
 ) -> None:
     prompts = write_table(tmp_path / "prompts.parquet", [{"prompt": "a red circle", column: png(picture(1))}])
     assert render(prompts, str(tmp_path / "run")) == 2
-    assert f"model.{part}" in capsys.readouterr().err
+    assert f"model.{part}" in capsys.readouterr().out
     assert not Storage(str(tmp_path / "run")).exists(layout.RUN)
     source = f"--column=source_{column}={column}"  # carried, it conditions nothing
     assert render(prompts, str(tmp_path / "run"), source) == 0

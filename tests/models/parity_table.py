@@ -7,6 +7,8 @@ what dtype, threads and batch size change, and how fast we are beside diffusers 
 
 import time
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -16,8 +18,10 @@ from cascade_batch.cascade import Decoder, Prior
 from cascade_batch.models.config import TINY_STAGE_A, TINY_STAGE_B, TINY_STAGE_C
 from cascade_batch.models.sampler import ImageNoise, generators_of
 from cascade_batch.models.schedule import make_schedule, time_ratios
+from tests.api import test_parity
 from tests.models import oracle
 from tests.models.oracle import generators, pair_a, pair_b, pair_c, relative_error
+from tests.whole_model import write_image_encoder
 
 PROMPTS = ["a red cat", "two boats on the sea at night", "the old castle", ""]
 NEGATIVES = ["", "blurry", "", "red"]
@@ -88,6 +92,20 @@ def whole_runs() -> None:
         ).images  # fmt: skip
         error = relative_error(decoder.latents(batch), expected)
         row("decoder", f"10 steps, 256x384, guidance {guidance}", f"{error:.1e}")
+
+
+def arguments() -> None:
+    """A row for each argument of the published pipelines, through the Python API."""
+    with TemporaryDirectory() as folder:
+        encoder = write_image_encoder(Path(folder) / "image_encoder")
+        model, prior = test_parity.our_model(encoder), test_parity.prior_with_pictures(encoder)
+        for name in test_parity.PRIOR:
+            worst = max(test_parity.prior_errors(model, prior, name).values())
+            row("prior, argument", f"{name}, 256x384", f"{worst:.1e}")
+    decoder = oracle.decoder_pipeline()
+    for name in test_parity.DECODER:
+        got, expected = test_parity.decoder_outputs(model, decoder, name, "latent")
+        row("decoder, argument", f"{name}, 256x384", f"{relative_error(got, expected):.1e}")
 
 
 def ours(dtype: str = "float32") -> Callable[[], tuple[PriorImages, DecodedImages]]:
@@ -178,7 +196,7 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"{'network':<22} {'run':<48} max error\n{'-' * 100}")
     with torch.inference_mode():
-        for part in (networks, scheduler, whole_runs, pictures, speed):
+        for part in (networks, scheduler, whole_runs, arguments, pictures, speed):
             part()
 
 

@@ -333,7 +333,7 @@ def test_a_part_that_the_table_needs_is_asked_for_before_anything_is_spent(
 ) -> None:
     prompts = write_table(tmp_path / "prompts.parquet", [{"prompt": "a red circle", column: png(picture(1))}])
     assert render(prompts, str(tmp_path / "run")) == 2
-    assert f"model.{part}" in capsys.readouterr().out
+    assert f"model.{part}" in capsys.readouterr().err
     assert not Storage(str(tmp_path / "run")).exists(layout.RUN)
     source = f"--column=source_{column}={column}"  # carried, it conditions nothing
     assert render(prompts, str(tmp_path / "run"), source) == 0

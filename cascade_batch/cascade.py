@@ -14,6 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cascade_batch.batch_checks import (
+    check_conditions,
+    check_lengths,
+    check_shape,
+    check_shapes,
+    check_windows,
+)
 from cascade_batch.batches import DecodedImages, DecoderBatch, PriorBatch, PriorImages
 from cascade_batch.conditioning import Conditioner
 from cascade_batch.errors import SpecError
@@ -88,7 +95,7 @@ class Prior:
         """
         texts = self.encode(batch)
         count = len(batch.prompts)
-        _check_windows(texts.windows[:count], texts.windows[count:])
+        check_windows(texts.windows[:count], texts.windows[count:])
         return PriorImages(
             embeddings=self.embed(batch, texts).cpu().numpy(),
             pooled=texts.pooled[:count].float().cpu().numpy(),
@@ -110,7 +117,7 @@ class Prior:
         `generators` draw the noise instead of those of the batch's seeds.
         """
         start = self._conditioner.start(batch.conditions)
-        _check_shapes(batch, start, self._stage_c.config.in_channels)
+        check_shapes(batch, start, self._stage_c.config.in_channels)
         if start.clean is not None and batch.conditions.strength == 0:
             return start.clean
         return self._denoise(batch, texts, start, generators, on_step)
@@ -121,7 +128,7 @@ class Prior:
 
         Without guidance given token states stand alone, since nothing sees those of the negative prompts.
         """
-        _check_lengths(len(batch.prompts), batch.negative_prompts, batch.seeds, batch.guidance)
+        check_lengths(len(batch.prompts), batch.negative_prompts, batch.seeds, batch.guidance)
         count, given = len(batch.prompts), batch.conditions
         written = self._text.encode([*batch.prompts, *batch.negative_prompts])
         asked = self._given(given.prompt_embeds, given.prompt_embeds_pooled, "prompt_embeds")
@@ -181,11 +188,13 @@ class Prior:
         guided = is_guided(batch.guidance)
         rows = slice(None) if guided else slice(count)
         schedule = make_schedule(time_ratios(batch.steps, given.strength, given.timesteps), batch.sampling)
+        images = self._conditioner.image_states(given, guided)
+        check_conditions(net.config, images, given)
         prepared = net.prepare(
             texts.states[rows],
             texts.pooled[rows],
             schedule.ratios.to(self._device),
-            images=self._conditioner.image_states(given, guided),
+            images=images,
             injections=self._conditioner.injections(given),
             conditions={"sca": given.sca, "crp": given.crp},
         )
@@ -246,7 +255,7 @@ class Decoder:
         `generators` draw the noise instead of those of the batch's seeds.
         """
         count = len(batch.embeddings)
-        _check_lengths(count, batch.pooled, batch.negative_pooled, batch.seeds, batch.guidance)
+        check_lengths(count, batch.pooled, batch.negative_pooled, batch.seeds, batch.guidance)
         pooled, embeddings = _tensor(batch.pooled, self._device), _tensor(batch.embeddings, self._device)
         if is_guided(batch.guidance):
             pooled = torch.cat([pooled, _tensor(batch.negative_pooled, self._device)])
@@ -258,7 +267,7 @@ class Decoder:
         alone = prepared.first(count)
         noise = generators_of(batch.seeds) if generators is None else generators
         first = None if batch.latents is None else _tensor(batch.latents, self._device)
-        _check_shape("latents", first, (count, *shape))
+        check_shape("latents", first, (count, *shape))
         return denoise(
             lambda latents, step, guided: net.step(latents, prepared if guided else alone, step),
             schedule,
@@ -281,33 +290,3 @@ def _to_pixels(image: Tensor) -> tuple[np.ndarray, bool, bool]:
     has_nan, has_infinite = bool(image.isnan().any()), bool(image.isinf().any())
     levels = (image.nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8)
     return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy(), has_nan, has_infinite
-
-
-def _check_shapes(batch: PriorBatch, start: Start, channels: int) -> None:
-    size = (embedding_side(batch.height), embedding_side(batch.width))
-    shape = (len(batch.prompts), channels, *size)
-    _check_shape("latents", start.noise, shape)
-    _check_shape("the embedding of init_image", start.clean, shape)
-    _check_shape("mask", start.repaint, (shape[0], 1, *size))
-
-
-def _check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
-    if tensor is not None and tuple(tensor.shape) != shape:
-        raise SpecError(f"{name} of another shape", got=tuple(tensor.shape), expected=shape)
-
-
-def _check_lengths(count: int, *columns: list | np.ndarray) -> None:
-    lengths = [len(column) for column in columns]
-    if count == 0 or any(length != count for length in lengths):
-        raise SpecError("a batch needs columns of one length, at least 1", got=[count, *lengths])
-
-
-def _check_windows(prompts: list[int], negative_prompts: list[int]) -> None:
-    """Filling an image up to a longer neighbour would change its picture."""
-    windows = [max(pair) for pair in zip(prompts, negative_prompts, strict=True)]
-    if len(set(windows)) > 1:
-        raise SpecError(
-            "images of different numbers of text windows cannot share a batch",
-            got=windows,
-            next_step="group them by Prior.windows",
-        )

@@ -7,8 +7,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cascade_batch.errors import PictureError, SpecError
 
-MOST_PIXELS = 2**28
+MOST_PIXELS = 2**26
 """A picture that claims more is refused unread: a few kilobytes of PNG can unpack to any size."""
+MOST_LONG = 50
+"""Times its height that a picture to vary may be wide, or the reverse: it is scaled whole before it is cut."""
 
 
 def decode(data: bytes) -> Image.Image:
@@ -28,6 +30,10 @@ def decode(data: bytes) -> Image.Image:
 def clip_crop(image: Image.Image, size: int) -> np.ndarray:
     """(size, size, 3): the shorter side scaled to `size`, the middle of the longer one, as CLIP's processor does it."""
     short, long = sorted(image.size)
+    if long > MOST_LONG * short:
+        raise PictureError(
+            "a picture is too narrow", got=image.size, expected=f"sides of at most 1 to {MOST_LONG}"
+        )
     longer = int(size * long / short)
     wide = image.width >= image.height
     scaled = image.resize((longer, size) if wide else (size, longer), Image.Resampling.BICUBIC)

@@ -285,8 +285,11 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str]] = {
         "bad_condition",
         "do not fit the model",
     ),
+    "decoder times": ({"decoder_timesteps": [2.0, 1.0]}, "bad_condition", "no time steps"),
     "times": ({"prior_timesteps": [0.2, 0.4]}, "bad_condition", "no time steps"),
     "latents": ({"prior_latents": randn(7)}, "bad_condition", "latents"),
+    "other pictures": ({"image_embeds": randn(7)}, "bad_condition", "do not fit the model"),
+    "narrow": ({"image": png(Image.new("RGB", (600, 2)))}, "bad_image", "too narrow"),
     "decoder": ({"decoder_latents": randn(7)}, "bad_condition", "latents"),
     "not finite": ({"image_embeds": np.array([np.nan] * 16)}, "bad_condition", "not finite"),
 }

@@ -45,9 +45,10 @@ parity: $(VENV)/dev  ## how far our numbers are from diffusers'
 soak: $(VENV)/dev  ## kill 20 Ray drivers at random and compare what is left
 	$(BIN)/python -m tests.run.soak
 
-bench: $(VENV)/dev  ## planning 10 million prompts; driver memory per shard
-	$(BIN)/python jobs/bench_plan.py
-	$(BIN)/python jobs/bench_driver.py
+bench: $(VENV)/dev  ## our networks beside diffusers'; planning 10 million prompts; driver memory per shard
+	$(BIN)/python -m jobs.bench
+	$(BIN)/python -m jobs.bench.plan
+	$(BIN)/python -m jobs.bench.driver
 
 clean:  ## remove the virtual environment and the demo
 	rm -rf $(VENV) demo

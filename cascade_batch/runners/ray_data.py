@@ -41,7 +41,7 @@ ACTORS_READY_S = 1800
 """Loading gigabytes takes minutes; waiting longer than this for an actor is a cluster that is full."""
 SHARDS_PER_EXECUTION = 1024
 """Ray Data keeps books of every block on the driver until an execution ends, about 13 KB a shard. This bounds
-them, to 6.4 KB a shard over a run of 3,000 (`jobs/bench_driver.py`), at the price of loading the models again
+them, to 6.4 KB a shard over a run of 3,000 (`jobs/bench/driver.py`), at the price of loading the models again
 every 65,000 images or so."""
 NO_PROGRESS_S = 4 * 3600
 """Ray Data gives up on a silent graph; one big shard on a slow card may take more than its 30 minutes."""

@@ -1,6 +1,6 @@
 """Driver memory per shard: the real graph of operators with steps that pass shards through.
 
-Run:  python jobs/bench_driver.py --shards 4000
+Run:  python -m jobs.bench.driver --shards 4000
 
 A run of a million images is about 16,000 shards, all of which one driver holds in its books. The
 pools do nothing here, because what they render never reaches the driver. Prints the growth of the

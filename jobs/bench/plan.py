@@ -1,6 +1,6 @@
 """How long planning takes, and how much memory: 10 million prompts in 1,000 files by default.
 
-    python jobs/bench_plan.py [--rows 10000000] [--files 1000] [--columns none|id|all]
+    python -m jobs.bench.plan [--rows 10000000] [--files 1000] [--columns none|id|all]
 
 Writes such a table to a temporary folder, plans it in a fresh process and prints seconds and peak RSS.
 """

@@ -1,0 +1,1 @@
+"""Benchmarks: the networks beside diffusers (`python -m jobs.bench`), planning and the driver."""

@@ -17,16 +17,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar, cast
-from urllib.parse import parse_qsl, urlsplit
 
-from cascade_batch.errors import SpecError, StorageError
+from cascade_batch.errors import StorageError
+from cascade_batch.storage.credentials import refuse_credentials
 from cascade_batch.storage.failures import retried
 from cascade_batch.storage.local import TEMPORARY, LocalFiles
 from cascade_batch.storage.remote import READ_BUFFER, RangeReader, RemoteObjects
 
 DOWNLOAD_RANGE = 32 * 2**20  # bytes per request
 DOWNLOAD_THREADS = 8
-SECRET_PARAMETER = re.compile(r"key|secret|token|passw|signature|\bsig\b|credential|x-amz", re.IGNORECASE)
 
 Result = TypeVar("Result")
 WriteMode = Literal["create", "put", "replace"]
@@ -266,29 +265,6 @@ class Storage:
             store = LocalFiles(self.uri) if self.is_local else RemoteObjects(self.uri)
             self._connected = (os.getpid(), store)
         return self._connected[1]
-
-
-def refuse_credentials(uri: str) -> None:
-    """Raises SpecError for a URL, or a chain of them, with a secret in it, without repeating the secret."""
-    for link in uri.split("::"):
-        if "://" in link:
-            _refuse_secret(link)
-
-
-def _refuse_secret(uri: str) -> None:
-    parts = urlsplit(uri)
-    user = parts.netloc.rpartition("@")[0]
-    named = [
-        name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if SECRET_PARAMETER.search(name)
-    ]
-    if ":" in user or (user and parts.scheme in ("http", "https")) or named:
-        raise SpecError(
-            "storage: the URL holds credentials",
-            where=f"{parts.scheme}://***@{parts.hostname}{parts.path}"
-            if not named
-            else f"parameter {named[0]}",
-            next_step="leave them out; set them in each node's environment, profile or role",
-        )
 
 
 def _refuse_unsafe(key: str) -> None:

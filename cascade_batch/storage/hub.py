@@ -1,15 +1,17 @@
 """Model repositories of the Hugging Face hub, below `hf://owner/name[@revision][/folder]`, to be read only.
 
 One request tells a repository's commit, its files, their sizes and digests. It is made once per process, so that all
-parts of a model are of one commit. The hub library's own file system is not used: it retries inside for half a minute
-and lists without any time limit, while here `failures.retried` is the only retry and its bound holds.
+parts of a model are of one commit. Of the hub's library, the file system is not used: it retries inside for half a
+minute and lists without any time limit, while here `failures.retried` is the only retry and its bound holds. Nor are
+its headers, which ask the hub for a list of programs first and then tell it which of them calls.
 """
 
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn
+from urllib.parse import quote
 
 from cascade_batch.errors import StorageError
 
@@ -52,7 +54,6 @@ class HubFiles:
     def read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         """Bytes [start, end) of an object; a negative `start` counts from its end. Raises FileNotFoundError."""
         from huggingface_hub import hf_hub_url
-        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
         found = self._snapshot().files.get(self.root + key)
         if found is None:
@@ -63,12 +64,10 @@ class HubFiles:
         url = hf_hub_url(
             self.repository, self.root + key, revision=self._snapshot().commit, endpoint=self.endpoint
         )
-        asked = {"Range": f"bytes={first}-{last - 1}", "Accept-Encoding": "identity"}
-        response = get_session().get(url, headers=build_hf_headers() | asked, timeout=TIMEOUT)
-        hf_raise_for_status(response)
-        if len(response.content) != last - first:
-            raise ConnectionError(f"asked for {last - first} bytes, got {len(response.content)}")
-        return response.content
+        data = _get(url, {"Range": f"bytes={first}-{last - 1}", "Accept-Encoding": "identity"}).content
+        if len(data) != last - first:
+            raise ConnectionError(f"asked for {last - first} bytes, got {len(data)}")
+        return data
 
     def open(self, key: str) -> BinaryIO:
         raise NotImplementedError("ranges of remote objects are read by Storage, with retries")
@@ -110,13 +109,22 @@ class HubFiles:
 @lru_cache(maxsize=32)
 def snapshot(endpoint: str, repository: str, revision: str | None) -> Snapshot:
     """A revision as it was when this process first asked. Raises what the hub's library raises."""
-    from huggingface_hub import HfApi
-
-    found = HfApi(endpoint=endpoint).model_info(
-        repository, revision=revision, files_metadata=True, timeout=TIMEOUT
-    )
+    at = f"/revision/{quote(revision, safe='')}" if revision else ""
+    found = _get(f"{endpoint}/api/models/{repository}{at}?blobs=true", {}).json()
     files = {
-        file.rfilename: (file.size or 0, file.blob_id, file.lfs.sha256 if file.lfs else None)
-        for file in found.siblings or []
+        file["rfilename"]: (int(file["size"]), file.get("blobId"), (file.get("lfs") or {}).get("sha256"))
+        for file in found["siblings"]
     }
-    return Snapshot(found.sha or revision or "main", files)
+    return Snapshot(found["sha"], files)
+
+
+def _get(url: str, headers: dict[str, str]) -> Any:
+    """One request, sent once; the session follows redirects, without the token where they lead elsewhere."""
+    from huggingface_hub import constants, get_token
+    from huggingface_hub.utils import get_session, hf_raise_for_status
+
+    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    own = {"User-Agent": "cascade-batch"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    response = get_session().get(url, headers=own | headers, timeout=TIMEOUT)
+    hf_raise_for_status(response)
+    return response

@@ -64,7 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._answer(200, json.dumps(content).encode())
 
     def _resolve(self, repository: str, place: str) -> None:
-        """Large files are elsewhere, as on the real hub."""
+        """Large files are on another host, as those of the real hub."""
         if status := self.hub.gated.get(repository):
             return self._refuse(status, "GatedRepo", f"Access to model {repository} is restricted")
         commit, _, name = place.partition("/")
@@ -73,7 +73,9 @@ class _Handler(BaseHTTPRequestHandler):
         if name.endswith(".safetensors"):
             digest = hashlib.sha256(files[name]).hexdigest()
             headers |= {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(files[name]))}
-            return self._answer(302, b"", headers | {"Location": f"/lfs/{repository}/{commit}/{name}"})
+            elsewhere = self.hub.endpoint.replace("127.0.0.1", "localhost")
+            location = f"{elsewhere}/lfs/{repository}/{commit}/{name}"
+            return self._answer(302, b"", headers | {"Location": location})
         return self._send_range(name, files[name], headers)
 
     def _large_file(self, place: str) -> None:

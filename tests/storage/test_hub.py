@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,8 @@ def test_a_model_by_its_hub_id_is_the_local_one(server: Hub, name: str) -> None:
 
 def test_one_request_lists_the_repository_and_a_second_fetch_asks_for_no_file(server: Hub) -> None:
     weight_digests(ModelSpec(name=MODEL))
-    assert [path for path in server.requests if path.startswith("/api/")] == [f"/api/models/{MODEL}"]
+    others = [path for path in server.requests if not path.startswith((f"/{MODEL}/resolve/", "/lfs/"))]
+    assert others == [f"/api/models/{MODEL}"]
     before = len(server.requests)
     weight_digests(ModelSpec(name=MODEL))
     assert len(server.requests) == before
@@ -188,15 +190,18 @@ def test_local_models_touch_no_network(server: Hub, tmp_path: Path) -> None:
     (tmp_path / "owner" / "name").symlink_to(TINY)
     code = (
         "from cascade_batch.api import Cascade\n"
+        "from cascade_batch.spec import ModelSpec\n"
+        "from cascade_batch.workers.parts import weight_digests\n"
         f"for name in ('tiny', {str(TINY)!r}, 'owner/name'):\n"
         "    model = Cascade.load(name, device='cpu')\n"
-        "    print(model.render('a', width=128, height=128, seed=1).images[0].size)"
+        "    model.prior('a', height=256, width=256, num_inference_steps=1)\n"
+        "    print(len(weight_digests(ModelSpec(name=name))))"
     )
     environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True
     )
-    assert done.stdout == "(128, 128)\n" * 3, done.stderr
+    assert done.stdout == "5\n" * 3, done.stderr
     assert server.requests == []
 
 
@@ -211,17 +216,33 @@ def test_a_log_gets_two_lines_a_file(server: Hub, caplog: pytest.LogCaptureFixtu
 
 def test_a_terminal_shows_name_bytes_and_rate(server: Hub) -> None:
     code = (
+        "from cascade_batch import storage\n"
         "from cascade_batch.spec import ModelSpec\n"
+        "storage.DOWNLOAD_RANGE = 100_000\n"  # a rate needs two points in time
         "from cascade_batch.weights import fetch, locate\n"
         f"fetch(locate(ModelSpec(name={MODEL!r}))['stage_c'])"
     )
-    reader, terminal = pty.openpty()
     environment = os.environ | {"COLUMNS": "120", "TERM": "xterm"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, stderr=terminal)
-    os.close(terminal)
-    shown = os.read(reader, 1 << 16).decode()
+    reader, terminal = pty.openpty()
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=terminal) as process:
+        os.close(terminal)
+        shown = b"".join(_read_all(reader)).decode()
     os.close(reader)
-    assert done.returncode == 0, shown
+    assert process.returncode == 0, shown
     assert WEIGHTS in shown
     assert "705.6/705.6 kB" in shown
     assert "B/s" in shown
+
+
+def _read_all(terminal: int) -> Iterator[bytes]:
+    with suppress(OSError):  # how a terminal says that nobody writes to it any more
+        while data := os.read(terminal, 1 << 16):
+            yield data
+
+
+def test_the_token_goes_to_the_hub_alone(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    fetch(locate(ModelSpec(name=MODEL))["stage_c"])
+    assert f"/api/models/{MODEL}" in server.authorized
+    assert any(path.startswith("/lfs/") for path in server.requests)
+    assert not any(path.startswith("/lfs/") for path in server.authorized)

@@ -8,9 +8,9 @@ from cascade_batch.errors import SpecError
 
 MODEL_HELP = (
     "an embedded model (mini, the default, draws flat shapes; tiny draws colour fields, for tests), or a folder, "
-    "safetensors file, hub id (owner/name) or URL, in the diffusers layout or that of the original release. The published Stable Cascade "
-    "weights are under Stability AI's non-commercial research licence; this program's Apache-2.0 licence does not "
-    "cover them"
+    "safetensors file, hub id (owner/name) or URL, in the diffusers layout or that of the original release. The "
+    "published Stable Cascade weights are under Stability AI's non-commercial research licence; this program's "
+    "Apache-2.0 licence does not cover them"
 )
 
 PART_FLAGS = (

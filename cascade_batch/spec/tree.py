@@ -34,7 +34,7 @@ class LoraSpec:
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     name: str = DEFAULT_MODEL
-    """An embedded model's name, a folder in the diffusers layout, or a URL of one."""
+    """An embedded model's name, a folder in the diffusers layout, a hub id, or a URL."""
     stage_c: str | None = None
     stage_b: str | None = None
     stage_a: str | None = None

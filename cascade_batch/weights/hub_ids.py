@@ -8,7 +8,11 @@ from cascade_batch.storage import Storage
 from cascade_batch.storage.hub import is_model_url
 from cascade_batch.weights.single_files import SUFFIX
 
-HUB_ID = re.compile(r"[A-Z0-9][\w.-]*/[A-Z0-9][\w.-]*(@[^/\s]+)?", re.ASCII | re.IGNORECASE)
+HUB_ID = re.compile(
+    r"(?!(?:models|datasets|spaces|buckets|kernels)/)"  # words of the hub's own URLs, and no owners
+    r"[A-Z0-9][\w.-]*/[A-Z0-9][\w.-]*(@[^/\s]+)?",
+    re.ASCII | re.IGNORECASE,
+)
 REVISION_LAST = re.compile(r"(hf://(?:models/)?+[^/@]+/[^/@]+)/([^@]+)@([^@]+)")
 
 

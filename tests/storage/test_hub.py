@@ -144,6 +144,13 @@ def test_an_unknown_name_is_explained_in_both_readings(server: Hub) -> None:
         locate(ModelSpec(name="tiny", stage_c="nobody/nothing"))
 
 
+@pytest.mark.parametrize("name", ["models/nothing", "./owner/name", "owner/x.safetensors", "a/b/c", "~/name"])
+def test_what_can_only_be_a_path_is_not_asked_for(server: Hub, name: str) -> None:
+    with pytest.raises(WeightsError, match="no such model"):
+        locate(ModelSpec(name=name))
+    assert server.requests == []
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_gated_repository_is_explained_without_the_token(
     server: Hub, monkeypatch: pytest.MonkeyPatch, status: int

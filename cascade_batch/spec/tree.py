@@ -88,6 +88,8 @@ class SamplerSpec:
     ba: StageSamplerSpec = field(default_factory=StageSamplerSpec)
     stage_a_scale: float | None = None
     """Factor on Stage B's latents; None: the preset's, else the checkpoint's."""
+    stage_a_tile: int | None = None
+    """Side in pixels of the parts that Stage A decodes, for pictures beyond a card's memory; changes last bits."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,8 @@ class Sampling:
     ba: StageSampling = field(default_factory=StageSampling)
     stage_a_scale: float | None = None
     """Factor on Stage B's latents; None: the checkpoint's `scale_factor`."""
+    stage_a_tile: int | None = None
+    """Side in pixels of the parts of a picture that Stage A decodes one after the other; None: the whole at once."""
     decoder_guidance_scale: float = 0.0
     """Of prompts that do not say, if the spec does not either."""
 

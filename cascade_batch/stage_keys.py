@@ -83,6 +83,7 @@ def stage_ba_key(
             "guidance_scale": request["decoder_guidance_scale"] if guided else None,
             "sampler": asdict(sampling.ba),
             "stage_a_scale": sampling.stage_a_scale,
+            **({"stage_a_tile": sampling.stage_a_tile} if sampling.stage_a_tile else {}),
             "weights": {part: weights[part] for part in STAGE_BA_PARTS},
             "dtype": dtype,
             "numerics": NUMERICS_VERSION,

@@ -22,7 +22,6 @@ SAMPLERS = {
     "`original`: DDPM, shifted, rescaled": ("original", "ddpm"),
     "`diffusers` with DDIM": ("diffusers", "ddim"),
     "`original` with DDIM": ("original", "ddim"),
-    "`diffusers` with LCM": ("diffusers", "lcm"),
 }
 """Row of the table -> preset, and Stage C's method."""
 STEPS = (4, 6, 10, 20)

@@ -5,6 +5,7 @@ from cascade_batch.stage_keys import stage_c_key
 from cascade_batch.texts import TextOptions
 
 REQUEST = {
+    "conditions": None,
     "prompt": "a red circle",
     "negative_prompt": "",
     "seed": 7,

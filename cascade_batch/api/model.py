@@ -217,6 +217,7 @@ class Cascade:
         if output_type == "latent":
             output = ImagesOutput(drawn)
         else:
+            tile = tile or self.sampling.stage_a_tile
             parts = [engine.decode(one, self.sampling.stage_a_scale, tile) for one in drawn.split(1)]
             output = ImagesOutput(as_images(torch.cat(parts), output_type))
         return output if return_dict else (output.images,)

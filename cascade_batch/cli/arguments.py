@@ -8,9 +8,9 @@ from cascade_batch.errors import SpecError
 
 MODEL_HELP = (
     "an embedded model (mini, the default, draws flat shapes; tiny draws colour fields, for tests), or a folder, "
-    "safetensors file or URL, in the diffusers layout or that of the original release. The published Stable Cascade "
-    "weights are under Stability AI's non-commercial research licence; this program's Apache-2.0 licence does not "
-    "cover them"
+    "safetensors file, hub id (owner/name) or URL, in the diffusers layout or that of the original release. The "
+    "published Stable Cascade weights are under Stability AI's non-commercial research licence; this program's "
+    "Apache-2.0 licence does not cover them"
 )
 
 PART_FLAGS = (
@@ -73,9 +73,9 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_model(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     inspect = actions.add_parser("inspect", help="parts, layout, parameters, dtype, digests, memory")
-    inspect.add_argument("model", metavar="PATH", help="a model's folder or URL, or one of its files")
+    inspect.add_argument("model", metavar="PATH", help="a model's folder, hub id or URL, or one of its files")
     convert = actions.add_parser("convert", help="write the parts in another layout, tensors byte for byte")
-    convert.add_argument("model", metavar="PATH", help="a model's folder or URL, or one of its files")
+    convert.add_argument("model", metavar="PATH", help="a model's folder, hub id or URL, or one of its files")
     convert.add_argument("folder", metavar="OUT", help="a new local folder")
     convert.add_argument(
         "--to", required=True, choices=("diffusers", "original"), help="a folder per part, or a file per part"

@@ -43,12 +43,11 @@ class PlainObserver:
 
 
 class LiveObserver:
-    """One bar that stays in its place."""
+    """One bar that stays in its place, from the first progress on: before, weights may show bars of their own."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
         self._live = Live(console=self._console, refresh_per_second=4)
-        self._live.start()
 
     def note(self, text: str) -> None:
         self._console.print(text, style="dim", highlight=False)
@@ -61,6 +60,7 @@ class LiveObserver:
         bar = ProgressBar(total=max(1, progress.total_images), completed=progress.done_images, width=30)
         grid.add_row(bar, progress_line(progress))
         self._live.update(grid)
+        self._live.start()
 
     def close(self) -> None:
         self._live.stop()

@@ -68,7 +68,8 @@ class StageC(CascadeUNet):
     def _placed(self, injections: Mapping[int, Tensor], batch: int) -> dict[nn.Module, Tensor]:
         """The maps by the block that they enter, for the whole batch, in the network's dtype."""
         blocks = self._residual_blocks()
-        self.check_controls(injections.keys(), next(iter(injections.values())).shape[-1])
+        for channels in {added.shape[-1] for added in injections.values()}:
+            self.check_controls(injections.keys(), channels)
         return {
             blocks[index]: added.to(self.dtype).repeat(batch // added.shape[0], 1, 1, 1)
             for index, added in injections.items()

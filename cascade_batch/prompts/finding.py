@@ -4,7 +4,8 @@ import posixpath
 import re
 
 from cascade_batch.errors import PromptTableError
-from cascade_batch.storage import ObjectInfo, Storage, refuse_credentials
+from cascade_batch.storage import ObjectInfo, Storage
+from cascade_batch.storage.credentials import refuse_credentials
 
 _WILDCARD = re.compile(r"[*?\[]")
 _EVERY_PARQUET = "**.parquet"

@@ -3,7 +3,7 @@
 import difflib
 
 from cascade_batch.errors import PromptTableError, SpecError
-from cascade_batch.geometry import check_side
+from cascade_batch.geometry import MAX_SIDE, MIN_SIDE, check_side
 from cascade_batch.sampling import METHODS, PRESETS, RESULTS
 from cascade_batch.spec.tree import DtypeSpec, SamplerSpec, Spec
 from cascade_batch.texts import LONG_PROMPTS
@@ -61,6 +61,8 @@ def _check_sampler(sampler: SamplerSpec) -> None:
             _range(f"sampler.{name}.{key}", getattr(stage, key) or 0, 0, 1)
         _range(f"sampler.{name}.shift", 1 if stage.shift is None else stage.shift, 0.01, 100)
         _range(f"sampler.{name}.guidance_end", stage.guidance_end or 0, 0, 2**31)
+    if sampler.stage_a_tile is not None:
+        _range("sampler.stage_a_tile", sampler.stage_a_tile, MIN_SIDE, MAX_SIDE)
 
 
 def _check_dtypes(dtype: DtypeSpec) -> None:

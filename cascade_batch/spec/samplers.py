@@ -11,7 +11,11 @@ def sampling_of(sampler: SamplerSpec) -> Sampling:
     preset = PRESETS[sampler.preset]
     scale = preset.stage_a_scale if sampler.stage_a_scale is None else sampler.stage_a_scale
     return replace(
-        preset, c=_changed(preset.c, sampler.c), ba=_changed(preset.ba, sampler.ba), stage_a_scale=scale
+        preset,
+        c=_changed(preset.c, sampler.c),
+        ba=_changed(preset.ba, sampler.ba),
+        stage_a_scale=scale,
+        stage_a_tile=sampler.stage_a_tile,
     )
 
 

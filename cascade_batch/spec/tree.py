@@ -34,7 +34,7 @@ class LoraSpec:
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     name: str = DEFAULT_MODEL
-    """An embedded model's name, a folder in the diffusers layout, or a URL of one."""
+    """An embedded model's name, a folder in the diffusers layout, a hub id, or a URL."""
     stage_c: str | None = None
     stage_b: str | None = None
     stage_a: str | None = None
@@ -88,6 +88,8 @@ class SamplerSpec:
     ba: StageSamplerSpec = field(default_factory=StageSamplerSpec)
     stage_a_scale: float | None = None
     """Factor on Stage B's latents; None: the preset's, else the checkpoint's."""
+    stage_a_tile: int | None = None
+    """Side in pixels of the parts that Stage A decodes, for pictures beyond a card's memory; changes last bits."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,29 +17,31 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar, cast
-from urllib.parse import parse_qsl, urlsplit
 
-from cascade_batch.errors import SpecError, StorageError
+from cascade_batch.errors import StorageError
+from cascade_batch.storage.credentials import refuse_credentials
 from cascade_batch.storage.failures import retried
+from cascade_batch.storage.hub import HubFiles, is_model_url
 from cascade_batch.storage.local import TEMPORARY, LocalFiles
 from cascade_batch.storage.remote import READ_BUFFER, RangeReader, RemoteObjects
 
 DOWNLOAD_RANGE = 32 * 2**20  # bytes per request
 DOWNLOAD_THREADS = 8
-SECRET_PARAMETER = re.compile(r"key|secret|token|passw|signature|\bsig\b|credential|x-amz", re.IGNORECASE)
 
 Result = TypeVar("Result")
+Store = LocalFiles | RemoteObjects | HubFiles
 WriteMode = Literal["create", "put", "replace"]
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """`size` in bytes; `etag` without quotes, None where the store has none (local disks)."""
+    """`size` in bytes; `etag` without quotes, None where the store has none (local disks); `sha256` where it tells."""
 
     key: str
     size: int
     etag: str | None
+    sha256: str | None = None
 
 
 ObjectInfos = list[ObjectInfo]  # an alias, because `Storage.list` hides the type inside the class
@@ -75,7 +77,7 @@ class Storage:
         self.is_local = "://" not in path
         self.uri = os.path.abspath(os.path.expanduser(path)) if self.is_local else uri.rstrip("/")
         self.create_only = True
-        self._connected: tuple[int, LocalFiles | RemoteObjects] | None = None
+        self._connected: tuple[int, Store] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_connected": None}
@@ -110,8 +112,8 @@ class Storage:
         reader = RangeReader(lambda start, end: self.read_range(key, start, end), info.size)
         return cast(BinaryIO, io.BufferedReader(reader, READ_BUFFER))
 
-    def download(self, key: str, path: Path) -> int:
-        """Write the object to a local file, several ranges at a time; its size in bytes."""
+    def download(self, key: str, path: Path, on_bytes: Callable[[int], object] = lambda _: None) -> int:
+        """Write the object to a local file, several ranges at a time, telling the bytes of each; its size in bytes."""
         info = self.info(key)
         if info is None:
             raise self._failure(ObjectMissing, key, "no such object")
@@ -119,6 +121,7 @@ class Storage:
 
             def fetch(start: int) -> int:
                 data = self.read_range(key, start, min(start + DOWNLOAD_RANGE, info.size))
+                on_bytes(len(data))
                 return os.pwrite(file.fileno(), data, start)
 
             return sum(pool.map(fetch, range(0, info.size, DOWNLOAD_RANGE)))
@@ -239,11 +242,12 @@ class Storage:
     def _read_once(self, key: str, start: int | None, end: int | None) -> bytes:
         return self._store().read(key, start, end)
 
-    def _info_once(self, key: str) -> tuple[int, str | None] | None:
+    def _info_once(self, key: str) -> tuple[Any, ...] | None:
         return self._store().info(key)
 
     def _list_once(self, folder: str) -> ObjectInfos:
-        return [ObjectInfo(*found) for found in self._store().list(folder)]
+        store: Any = self._store()  # three or four facts about an object
+        return [ObjectInfo(*found) for found in store.list(folder)]
 
     def _put_once(
         self, key: str, data: bytes, mode: WriteMode, expected: bytes = b"", etag: str | None = None
@@ -260,35 +264,13 @@ class Storage:
     def _delete_once(self, key: str) -> None:
         self._store().delete(key)
 
-    def _store(self) -> LocalFiles | RemoteObjects:
+    def _store(self) -> Store:
         """The connection of this process; a forked child must not use its parent's."""
         if self._connected is None or self._connected[0] != os.getpid():
-            store = LocalFiles(self.uri) if self.is_local else RemoteObjects(self.uri)
+            remote = HubFiles if is_model_url(self.uri) else RemoteObjects
+            store = LocalFiles(self.uri) if self.is_local else remote(self.uri)
             self._connected = (os.getpid(), store)
         return self._connected[1]
-
-
-def refuse_credentials(uri: str) -> None:
-    """Raises SpecError for a URL, or a chain of them, with a secret in it, without repeating the secret."""
-    for link in uri.split("::"):
-        if "://" in link:
-            _refuse_secret(link)
-
-
-def _refuse_secret(uri: str) -> None:
-    parts = urlsplit(uri)
-    user = parts.netloc.rpartition("@")[0]
-    named = [
-        name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if SECRET_PARAMETER.search(name)
-    ]
-    if ":" in user or (user and parts.scheme in ("http", "https")) or named:
-        raise SpecError(
-            "storage: the URL holds credentials",
-            where=f"{parts.scheme}://***@{parts.hostname}{parts.path}"
-            if not named
-            else f"parameter {named[0]}",
-            next_step="leave them out; set them in each node's environment, profile or role",
-        )
 
 
 def _refuse_unsafe(key: str) -> None:

@@ -32,10 +32,12 @@ TRANSIENT_ERRNOS = {
 TRANSIENT_TYPES = {  # by name: the libraries that define them need not be installed
     "TimeoutError", "HTTPClientError", "EndpointConnectionError", "ConnectTimeoutError",
     "ResponseParserError", "IncompleteRead", "ClientConnectionError", "ClientPayloadError",
-    "ConnectionError",
+    "ConnectionError", "TransportError",
 }  # fmt: skip
 
 CHECK_CREDENTIALS = "check the credentials in this node's environment, profile or role"
+LOG_IN = "log in on every node: `hf auth login`, or HF_TOKEN"
+CHECK_HUB = "check the network and HF_ENDPOINT, or download the repository and name its folder"
 CHECK_ENDPOINT = "check the network and AWS_ENDPOINT_URL; what is committed is safe, resume later"
 ADVICE = {  # service error code or exception type -> (what, next step)
     "NoSuchBucket": ("the bucket does not exist", "create the bucket, or correct the URL"),
@@ -52,6 +54,12 @@ ADVICE = {  # service error code or exception type -> (what, next step)
     "ProfileNotFound": ("the AWS profile does not exist", "correct AWS_PROFILE"),
     "SSLError": ("the store's TLS certificate was refused", "check AWS_ENDPOINT_URL and AWS_CA_BUNDLE"),
     "PermissionError": ("access denied", "grant read and write on this folder or prefix"),
+    "GatedRepoError": ("the repository is gated", f"accept its terms on the hub, then {LOG_IN}"),
+    "RepositoryNotFoundError": ("no such repository on the hub, or a private one", f"check its name, or {LOG_IN}"),
+    "RevisionNotFoundError": ("the repository has no such revision", "name a branch, tag or commit that it has"),
+    "OfflineModeIsEnabled": ("the hub is off limits", "unset HF_HUB_OFFLINE, or name a local folder"),
+    "HfUriError": ("not a URL of the hub", "write hf://owner/name[@revision][/folder]"),
+    "401": ("access denied", CHECK_CREDENTIALS),
     "NotADirectoryError": ("a file stands where a folder is needed", "choose another folder"),
 }  # fmt: skip
 
@@ -87,14 +95,18 @@ def retried(operation: Callable[[], Result], where: str) -> Result:
 def as_storage_error(error: BaseException, where: str, transient: bool) -> StorageError:
     """One line that says what failed at `where`, and the next step."""
     tries = f"the store kept failing ({TRIES} tries)"
-    what, next_step = (tries, CHECK_ENDPOINT) if transient else ("the store refused", "")
-    for name in (code_of(error), *(kind.__name__ for kind in type(error).__mro__)):
+    check = CHECK_HUB if where.startswith("hf://") else CHECK_ENDPOINT
+    what, next_step = (tries, check) if transient else ("the store refused", "")
+    for name in (code_of(error), *(kind.__name__ for kind in type(error).__mro__), str(_http_status(error))):
         if not transient and name in ADVICE:
             what, next_step = ADVICE[name]
             break
     if _errno(error) == errno.ENOSPC:
         what, next_step = "the disk is full", "free some space, then resume"
-    got = sanitise(f"{code_of(error) or type(error).__name__}: {error}")
+    told = (
+        getattr(error, "server_message", None) or error
+    )  # the hub's own words, without its library's advice
+    got = sanitise(f"{code_of(error) or type(error).__name__}: {told}")
     failure = StorageError(f"storage: {what}", where=sanitise(where), got=got, next_step=next_step)
     failure.transient = transient
     return failure
@@ -136,12 +148,12 @@ def code_of(error: BaseException) -> str:
 
 def sanitise(text: str) -> str:
     """`text` on one line, without user info and query strings of URLs, and without credentials."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN"):
         if secret := os.environ.get(name):
             text = text.replace(secret, "***")
     text = re.sub(r"://[^/@\s]+@", "://***@", text)
     text = re.sub(r"(://[^\s\"'?]*)\?[^\s\"']*", r"\1?***", text)
-    text = re.sub(r"\b(AKIA|ASIA)[A-Z0-9]{12,}\b", "***", text)
+    text = re.sub(r"\b((AKIA|ASIA)[A-Z0-9]{12,}|hf_[A-Za-z0-9]{20,})\b", "***", text)
     return " ".join(text.split())[:500]
 
 
@@ -150,8 +162,10 @@ def _http_status(error: BaseException) -> int:
         response = getattr(link, "response", None)
         if isinstance(response, dict):
             return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        for name in ("status", "status_code", "code"):  # aiohttp, Azure, gcsfs
-            value = getattr(link, name, None)
+        values = [
+            getattr(link, name, None) for name in ("status", "status_code", "code")
+        ]  # aiohttp, Azure, gcsfs
+        for value in (*values, getattr(response, "status_code", None)):  # the hub's library
             if isinstance(value, int) and 400 <= value < 600:
                 return value
     return 0

@@ -13,6 +13,7 @@ from filelock import FileLock
 from cascade_batch.errors import WeightsError
 from cascade_batch.storage import ObjectInfo, Storage
 from cascade_batch.weights.parts import SUMS, Part
+from cascade_batch.weights.progress import progress_of
 
 HASH_SUFFIX = ".sha256"
 
@@ -22,7 +23,7 @@ def fetch(part: Part) -> Path:
 
     The copy's name hashes URL, sizes and ETags, so changed weights are fetched anew (where a store
     has no ETag, only if a size changes). One process per node downloads, the others wait for it.
-    Raises WeightsError if a file has gone or the cache cannot be written.
+    Raises WeightsError if a file has gone, is not what the store says it is, or the cache cannot be written.
     """
     storage = Storage(part.uri)
     if storage.is_local:
@@ -60,8 +61,7 @@ def _digest(part: Part, folder: Path) -> str:
     for name in sorted((*part.files, *part.extras)):
         if name == SUMS or ".safetensors.index." in name:
             continue
-        with open(folder / name, "rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
+        content = _sha256(folder / name)
         if promised.get(name, content) != content:
             raise WeightsError(
                 f"the weights of {part.name} are not what their {SUMS} promises",
@@ -72,6 +72,11 @@ def _digest(part: Part, folder: Path) -> str:
             )
         total.update(f"{name}\0{content}\n".encode())
     return total.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _promised(folder: Path) -> dict[str, str]:
@@ -124,8 +129,26 @@ def _download(storage: Storage, infos: list[ObjectInfo], folder: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
     note.unlink(missing_ok=True)
     partial.mkdir()
-    for info in infos:
-        storage.download(info.key, partial / info.key)
-    if not _is_complete(partial, infos):
-        raise WeightsError("the weights changed while they were fetched", where=storage.uri)
-    partial.rename(folder)
+    try:
+        for info in infos:
+            _download_file(storage, info, partial / info.key)
+        if not _is_complete(partial, infos):
+            raise WeightsError("the weights changed while they were fetched", where=storage.uri)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _download_file(storage: Storage, info: ObjectInfo, path: Path) -> None:
+    """Held to the digest where the store tells one, as the hub does of weights."""
+    url = storage.url(info.key)
+    with progress_of(url, info.size) as advance:
+        storage.download(info.key, path, advance)
+    if info.sha256 is not None and (found := _sha256(path)) != info.sha256:
+        raise WeightsError(
+            "a downloaded file is not the one that the store promises",
+            where=url,
+            got=found,
+            expected=info.sha256,
+            next_step="repeat the command; if it fails again, ask who maintains the repository",
+        )

@@ -7,6 +7,7 @@ from cascade_batch.errors import WeightsError
 from cascade_batch.spec import ModelSpec
 from cascade_batch.storage import Storage
 from cascade_batch.weights.folders import SUBFOLDERS, folder_part, is_part
+from cascade_batch.weights.hub_ids import hub_url
 from cascade_batch.weights.parts import OPTIONAL, PARTS, Part
 from cascade_batch.weights.single_files import SUFFIX, find_in_folder, part_in_file
 
@@ -18,14 +19,15 @@ def locate(model: ModelSpec, optional: Collection[str] = ()) -> dict[str, Part]:
 
     Lists folders, reads shard indexes and the headers of single files, never weights.
 
-    A part's key (`model.stage_c` ...) may be the part's folder, a repository or embedded model that has it in its
-    usual subfolder, a safetensors file that holds it, or the bare name of another subfolder or file of `model.name`,
-    such as `prior_lite`. Raises WeightsError naming the folder, what is there, and the key to set.
+    A part's key (`model.stage_c` ...) may be the part's folder, a repository (path, URL or hub id) or embedded model
+    that has it in its usual subfolder, a safetensors file that holds it, or the bare name of another subfolder or
+    file of `model.name`, such as `prior_lite`. Raises WeightsError naming the folder, what is there, and the key to
+    set; StorageError where a store or the hub refuses.
     """
     root = model_root(model.name)
     parts = {}
     for name in (*PARTS, *(name for name in OPTIONAL if name in optional)):
-        override = getattr(model, name)
+        override = hub_url((getattr(model, name) or "").rstrip("/"))
         part = find(name, override, root, model.variant)
         if part is None:
             base = override if override and "/" in override else root
@@ -52,9 +54,13 @@ def _at(name: str, place: str, variant: str | None, is_asked_for: bool) -> Part 
 
 
 def model_root(name: str) -> str:
-    """The folder, file or URL that a model's name stands for. Raises WeightsError if there is none."""
+    """The folder, file or URL that a model's name stands for. Raises WeightsError if there is none.
+
+    Touches no network, except for a bare hub id.
+    """
     if _is_embedded(name):
         return str(EMBEDDED / name)
+    name = hub_url(name)
     path = Path(name).expanduser()
     if "://" in name or path.is_dir() or (name.endswith(SUFFIX) and path.is_file()):
         return name
@@ -63,8 +69,8 @@ def model_root(name: str) -> str:
         "no such model",
         where="model.name",
         got=name,
-        expected=f"an embedded model ({', '.join(embedded)}), a folder, a safetensors file, or a URL",
-        next_step="a model on a hub must be downloaded to a folder first",
+        expected=f"an embedded model ({', '.join(embedded)}), a folder, a safetensors file, "
+        "owner/name on the hub, or a URL",
     )
 
 

@@ -12,6 +12,7 @@ from cascade_batch.layouts.loras import TARGETS, changes_of
 from cascade_batch.spec import LoraSpec, ModelSpec
 from cascade_batch.storage import Storage
 from cascade_batch.weights.fetching import digest, fetch
+from cascade_batch.weights.hub_ids import hub_url
 from cascade_batch.weights.parts import Part, file_header, read_json
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -30,7 +31,7 @@ def locate_loras(model: ModelSpec, parts: Mapping[str, Part]) -> list[Part]:
 
 
 def _locate(lora: LoraSpec, networks: Mapping[str, Mapping[str, tuple[int, ...]]]) -> Part:
-    folder, _, file = lora.uri.rpartition("/")
+    folder, _, file = hub_url(lora.uri).rpartition("/")
     storage = Storage(folder or ".")
     changes_of(file_header(storage, file).shapes, networks, lora.uri)
     has_config = file == ADAPTER and storage.exists(ADAPTER_CONFIG)

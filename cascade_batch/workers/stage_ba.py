@@ -116,6 +116,7 @@ class StageBAWorker:
                     guidance=[r["decoder_guidance_scale"] for r in rows],
                     sampling=self._sampling.ba,
                     stage_a_scale=self._sampling.stage_a_scale,
+                    stage_a_tile=self._sampling.stage_a_tile,
                     **batch_fields([given[row] for row in batch.rows]),
                 )
             )

@@ -27,7 +27,7 @@ def test_the_surface_is_frozen() -> None:
         "-h", "--help", "--out", "--spec", "--set", "--model", "--variant", "--dtype", "--column", "--limit",
         "--seed", "--width", "--height", "--c-actors", "--c-gpus", "--ba-actors", "--ba-gpus",
         "--max-failed-rows", "--log-format", "--stage-c", "--stage-b", "--stage-a", "--text-encoder", "--tokenizer",
-        "--lora",
+        "--lora", "--image-encoder", "--effnet-encoder", "--controlnet",
     }  # fmt: skip
     assert flags_of("render") == spec | {"--runner", "--retry-failed", "--take-over"}
     assert flags_of("plan") == spec | {"--rate", "--rate-from"}
@@ -38,8 +38,8 @@ def test_the_surface_is_frozen() -> None:
 def test_manifest_columns_and_error_codes_are_frozen() -> None:
     assert MANIFEST.names == [
         "image_id", "prompt_id", "image_index", "shard", "prompt", "negative_prompt", "seed", "width", "height",
-        "prior_steps", "prior_guidance_scale", "decoder_steps", "decoder_guidance_scale", "status", "error_code",
-        "error_message", "prompt_tokens", "prompt_truncated", "attempts", "image_uri", "image_bytes",
+        "prior_steps", "prior_guidance_scale", "decoder_steps", "decoder_guidance_scale", "conditions", "status",
+        "error_code", "error_message", "prompt_tokens", "prompt_truncated", "attempts", "image_uri", "image_bytes",
         "image_sha256", "pixel_sha256", "embedding_uri", "embedding_row", "embedding_sha256", "stage_c_key",
         "stage_ba_key", "stage_c_seconds", "stage_ba_seconds", "stage_c_device", "stage_ba_device",
         "stage_c_worker", "stage_ba_worker", "stage_c_batch", "stage_ba_batch", "stage_c_threads",
@@ -48,6 +48,7 @@ def test_manifest_columns_and_error_codes_are_frozen() -> None:
     ]  # fmt: skip
     assert set(ERROR_CODES) == {
         "null_prompt", "nan_output", "infinite_output", "single_colour", "out_of_memory", "worker_died",
+        "bad_image", "bad_condition",
     }  # fmt: skip
 
 

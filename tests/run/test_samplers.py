@@ -17,6 +17,7 @@ def test_presets_and_what_changes_them(tmp_path: Path) -> None:
         "shifted": ["--set=sampler.c.shift=2.0"],
         "ddim": ["--set=sampler.ba.method=ddim"],
         "scaled": ["--set=sampler.stage_a_scale=0.43"],
+        "tiled": ["--set=sampler.stage_a_tile=256", "--width=512"],
     }
     for name, flags in settings.items():
         assert render(prompts, str(tmp_path / name), *flags) == 0
@@ -24,7 +25,8 @@ def test_presets_and_what_changes_them(tmp_path: Path) -> None:
         found[name] = row
     assert found["default"]["stage_ba_key"] == found["named"]["stage_ba_key"]
     assert found["default"]["pixel_sha256"] == found["named"]["pixel_sha256"]
-    others = [found[name] for name in settings if name != "named"]
+    assert found["tiled"]["status"] == "ok"
+    others = [found[name] for name in settings if name not in ("named", "tiled")]
     assert len({row["stage_ba_key"] for row in others}) == len({row["pixel_sha256"] for row in others}) == 5
     same_embedding = {found[name]["stage_c_key"] for name in ("default", "ddim", "scaled")}
     assert len(same_embedding) == 1
@@ -50,6 +52,7 @@ def test_the_sampler_is_held_on_resume(tmp_path: Path, capsys: pytest.CaptureFix
         ("sampler.ba.result=last", "latents, clean"),
         ("sampler.c.guidance_rescale=1.5", "sampler.c.guidance_rescale"),
         ("sampler.c.shift=0", "sampler.c.shift"),
+        ("sampler.stage_a_tile=8", "sampler.stage_a_tile"),
         ("sampler.c.steps=4", "unknown key"),
     ],
 )

@@ -1,0 +1,130 @@
+"""Model repositories of the Hugging Face hub, below `hf://owner/name[@revision][/folder]`, to be read only.
+
+One request tells a repository's commit, its files, their sizes and digests. It is made once per process, so that all
+parts of a model are of one commit. Of the hub's library, the file system is not used: it retries inside for half a
+minute and lists without any time limit, while here `failures.retried` is the only retry and its bound holds. Nor are
+its headers, which ask the hub for a list of programs first and then tell it which of them calls.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, BinaryIO, NoReturn
+from urllib.parse import quote
+
+from cascade_batch.errors import StorageError
+
+HUB = "hf://"
+ENDPOINT = "https://huggingface.co"
+OTHER_KINDS = ("datasets", "spaces", "buckets", "kernels")
+"""First words of `hf://` URLs that name no model; fsspec serves them."""
+TIMEOUT = 30.0
+"""Seconds of silence after which a request has failed."""
+
+HubFile = tuple[int, str | None, str | None]
+"""Bytes, git's id of the blob, and, for large files, the sha256 that the hub keeps them under."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A repository at one commit; `files` by their paths."""
+
+    commit: str
+    files: Mapping[str, HubFile]
+
+
+def is_model_url(uri: str) -> bool:
+    """Whether a URL names a model repository, or something in one."""
+    return uri.startswith(HUB) and uri.removeprefix(HUB).partition("/")[0] not in OTHER_KINDS
+
+
+class HubFiles:
+    """The folder of a repository that `uri` names. Whatever the hub refuses is raised as its library does."""
+
+    def __init__(self, uri: str) -> None:
+        from huggingface_hub.utils import parse_hf_uri  # imported late: only who names the hub pays for it
+
+        parsed = parse_hf_uri(uri)
+        self.uri, self.repository, self.revision = uri, parsed.id, parsed.revision
+        self.root = f"{parsed.path_in_repo}/".lstrip("/")
+        # the library reads this variable once, when it is imported
+        self.endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or ENDPOINT
+
+    def read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
+        """Bytes [start, end) of an object; a negative `start` counts from its end. Raises FileNotFoundError."""
+        from huggingface_hub import hf_hub_url
+
+        found = self._snapshot().files.get(self.root + key)
+        if found is None:
+            raise FileNotFoundError(key)
+        first, last, _ = slice(start, end).indices(found[0])
+        if first >= last:  # HTTP has no empty ranges
+            return b""
+        url = hf_hub_url(
+            self.repository, self.root + key, revision=self._snapshot().commit, endpoint=self.endpoint
+        )
+        data = _get(url, {"Range": f"bytes={first}-{last - 1}", "Accept-Encoding": "identity"}).content
+        if len(data) != last - first:
+            raise ConnectionError(f"asked for {last - first} bytes, got {len(data)}")
+        return data
+
+    def open(self, key: str) -> BinaryIO:
+        raise NotImplementedError("ranges of remote objects are read by Storage, with retries")
+
+    def info(self, key: str) -> HubFile | None:
+        """What the hub knows of a file, None if there is none."""
+        return self._snapshot().files.get(self.root + key)
+
+    def list(self, folder: str) -> Iterator[tuple[str, int, str | None, str | None]]:
+        """Every file below `folder`."""
+        below = f"{self.root}{folder}/" if folder else self.root
+        for path, found in self._snapshot().files.items():
+            if path.startswith(below):
+                yield path.removeprefix(self.root), *found
+
+    def create(self, _key: str, _data: bytes) -> NoReturn:
+        self.check_writable()
+
+    def put(self, _key: str, _data: bytes) -> NoReturn:
+        self.check_writable()
+
+    def replace(self, _key: str, _data: bytes, _expected: bytes, _etag: str | None) -> NoReturn:
+        self.check_writable()
+
+    def delete(self, _key: str) -> NoReturn:
+        self.check_writable()
+
+    def check_writable(self) -> NoReturn:
+        raise StorageError(
+            "storage: a model repository of the hub is read, never written",
+            where=self.uri,
+            next_step="write to a folder or a bucket",
+        )
+
+    def _snapshot(self) -> Snapshot:
+        return snapshot(self.endpoint, self.repository, self.revision)
+
+
+@lru_cache(maxsize=32)
+def snapshot(endpoint: str, repository: str, revision: str | None) -> Snapshot:
+    """A revision as it was when this process first asked. Raises what the hub's library raises."""
+    at = f"/revision/{quote(revision, safe='')}" if revision else ""
+    found = _get(f"{endpoint}/api/models/{repository}{at}?blobs=true", {}).json()
+    files = {
+        file["rfilename"]: (int(file["size"]), file.get("blobId"), (file.get("lfs") or {}).get("sha256"))
+        for file in found["siblings"]
+    }
+    return Snapshot(found["sha"], files)
+
+
+def _get(url: str, headers: dict[str, str]) -> Any:
+    """One request, sent once; the session follows redirects, without the token where they lead elsewhere."""
+    from huggingface_hub import constants, get_token
+    from huggingface_hub.utils import get_session, hf_raise_for_status
+
+    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    own = {"User-Agent": "cascade-batch"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    response = get_session().get(url, headers=own | headers, timeout=TIMEOUT)
+    hf_raise_for_status(response)
+    return response

@@ -1,10 +1,29 @@
 """Which device a process renders on, and the switches of it that change bits."""
 
+import ctypes
 import os
 
 import torch
 
 from cascade_batch.numerics import SWITCHES
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+"""What glibc's malloc.h calls them."""
+KEPT, AHEAD = 2**31 - 1, 2**28
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep freed blocks for the next step, where glibc would give them back and fetch them again.
+
+    On a CPU a network step frees and allocates the same tens of megabytes over and over, and most of their cost is the
+    kernel clearing pages: `jobs/BENCHMARKS.md`. Changes no bits. Does nothing without glibc.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    for name, value in ((M_MMAP_THRESHOLD, KEPT), (M_TRIM_THRESHOLD, KEPT), (M_TOP_PAD, AHEAD)):
+        mallopt(name, value)
 
 
 def pick_device() -> str:

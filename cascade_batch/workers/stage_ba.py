@@ -9,7 +9,7 @@ import torch
 
 from cascade_batch.batches import DecoderBatch
 from cascade_batch.cascade import Decoder, PartFiles
-from cascade_batch.devices import device_kind, fix_numerics, pick_device
+from cascade_batch.devices import device_kind, fix_numerics, keep_freed_memory, pick_device
 from cascade_batch.errors import SpecError
 from cascade_batch.sampling import Sampling
 from cascade_batch.stores.embeddings import embedding_arrays
@@ -56,6 +56,7 @@ class StageBAWorker:
         self, parts: dict[str, PartFiles], settings: Settings, sampling: Sampling, ledger: Ledger
     ) -> None:
         self._settings, self._sampling, self._ledger = settings, sampling, ledger
+        keep_freed_memory()
         fix_numerics(settings.threads)
         device = pick_device() if settings.device == "auto" else settings.device
         self._device_kind = device_kind(device)

@@ -10,7 +10,7 @@ import torch
 
 from cascade_batch.batches import Conditions, PriorBatch
 from cascade_batch.cascade import PartFiles, Prior
-from cascade_batch.devices import device_kind, fix_numerics, pick_device
+from cascade_batch.devices import device_kind, fix_numerics, keep_freed_memory, pick_device
 from cascade_batch.errors import SpecError
 from cascade_batch.models.loras import Lora
 from cascade_batch.sampling import StageSampling
@@ -54,6 +54,7 @@ class StageCWorker:
         text: TextOptions = PUBLISHED,
     ) -> None:
         self._settings, self._sampling, self._schema, self._ledger = settings, sampling, schema, ledger
+        keep_freed_memory()
         fix_numerics(settings.threads)
         device = pick_device() if settings.device == "auto" else settings.device
         self._device_kind = device_kind(device)

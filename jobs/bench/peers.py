@@ -204,8 +204,10 @@ def _their_classes() -> tuple[type, type] | None:
     try:
         from diffusers.models.unets.unet_stable_cascade import StableCascadeUNet
         from diffusers.pipelines.deprecated.wuerstchen.modeling_paella_vq_model import PaellaVQModel
+        from diffusers.utils import logging
     except ImportError:
         return None
+    logging.set_verbosity_error()
     return StableCascadeUNet, PaellaVQModel
 
 

@@ -1,9 +1,9 @@
 """The one engine: load a model's parts, turn text into embeddings, turn embeddings into pixels.
 
-Also the Python API. `Prior` is the text encoder and Stage C, `Decoder` is Stage B and A; each renders a batch
-of images of one size, one number of steps and of text windows, and guidance either on or off for all. What an
-image looks like depends on its own text, seed and guidance, never on its neighbours; its bits depend on batch
-size, threads, dtype and device besides (`devices.py`).
+It serves the workers and the Python API alike. `Prior` is the text encoder and Stage C, `Decoder` is Stage B and A;
+each renders a batch of images of one size, one number of steps and of text windows, and guidance either on or off for
+all. What an image looks like depends on its own text, seed and guidance, never on its neighbours; its bits depend on
+batch size, threads, dtype and device besides (`devices.py`).
 Nothing here touches storage: parts are local files, results are numpy arrays.
 """
 

@@ -20,14 +20,14 @@ Array = Tensor | np.ndarray
 Seeds = int | Sequence[int] | None
 
 
-def prompts_of(prompt: Texts, embeds: Array | None, count: int | None = None) -> list[str]:
+def prompts_of(prompt: Texts, embeds: Array | None) -> list[str]:
     """One text per prompt; "" where states came ready made. Raises SpecError if there is neither, or both."""
     if prompt is not None and embeds is not None:
         raise SpecError("a prompt and prompt_embeds", got="both", expected="one of them")
+    if embeds is not None:
+        return [""] * len(embeds)
     if prompt is None:
-        if embeds is None and count is None:
-            raise SpecError("no prompt", expected="prompt, or prompt_embeds with prompt_embeds_pooled")
-        return [""] * (len(embeds) if embeds is not None else count or 0)
+        raise SpecError("no prompt", expected="prompt, or prompt_embeds with prompt_embeds_pooled")
     return [prompt] if isinstance(prompt, str) else list(prompt)
 
 

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from cascade_batch.errors import WeightsError
 from cascade_batch.layouts.recognition import first_keys
 from cascade_batch.layouts.renames import JOINED, SPLIT, original_name
-
-Shapes = Mapping[str, tuple[int, ...]]
+from cascade_batch.layouts.shapes import Shapes
 
 TARGETS = ("stage_c", "text_encoder")
 PREFIXES = (

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from cascade_batch.errors import CascadeError, PictureError, StorageError
 from cascade_batch.stage_keys import SOURCES
-from cascade_batch.workers.conditions import Row, RowConditions
+from cascade_batch.workers.conditions import NO_CONDITIONS, Row, RowConditions
 from cascade_batch.workers.rendering import RowResult
 
 CONDITIONED = pa.schema(
@@ -63,7 +63,16 @@ def with_conditions(requests: pa.Table, conditioned: pa.Table) -> pa.Table:
     return requests.set_column(requests.schema.get_field_index("conditions"), "conditions", values)
 
 
-def unusable(conditioned: pa.Table | None) -> dict[int, RowResult]:
+def given_of(
+    requests: Sequence[Mapping[str, Any]], conditioned: pa.Table | None
+) -> tuple[list[RowConditions], dict[int, RowResult]]:
+    """The conditions of every image of a shard, and the failures of those whose conditions could not be read."""
+    unread, found = _unusable(conditioned), _unpacked(conditioned)
+    failed = {image: unread[r["row"]] for image, r in enumerate(requests) if r["row"] in unread}
+    return [found.get(r["row"], NO_CONDITIONS) for r in requests], failed
+
+
+def _unusable(conditioned: pa.Table | None) -> dict[int, RowResult]:
     """Prompt row -> the failure of its images, for conditions that could not be read."""
     records = [] if conditioned is None else conditioned.drop(["arrays"]).to_pylist()
     return {
@@ -85,7 +94,7 @@ def _packed(found: RowConditions) -> bytes:
     return buffer.getvalue()
 
 
-def unpacked(conditioned: pa.Table | None) -> dict[int, RowConditions]:
+def _unpacked(conditioned: pa.Table | None) -> dict[int, RowConditions]:
     """Prompt row -> its conditions, of those that could be read."""
     found = {}
     for record in [] if conditioned is None else conditioned.to_pylist():

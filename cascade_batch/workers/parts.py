@@ -27,6 +27,8 @@ def weight_digests(model: ModelSpec, extra: Sequence[str] = ()) -> dict[str, str
 def extra_parts(model: ModelSpec, conditions: Collection[str]) -> tuple[str, ...]:
     """Parts that a table with these columns needs besides those of every run, located. Raises WeightsError."""
     needed = parts_for(conditions)
+    if not needed:  # most tables: the model need not be looked through again
+        return ()
     located = weights.locate(model, needed)
     # The ControlNet for super-resolution looks at an embedding of its picture.
     if "controlnet" in needed and "large" in weights.read_config(located["controlnet"])["trunk"]:

@@ -15,8 +15,8 @@ from cascade_batch.sampling import Sampling
 from cascade_batch.stores.embeddings import embedding_arrays
 from cascade_batch.stores.images import is_single_colour
 from cascade_batch.workers.batching import Batch
-from cascade_batch.workers.conditioned import batch_fields, unpacked, unusable
-from cascade_batch.workers.conditions import NO_CONDITIONS, RowConditions
+from cascade_batch.workers.conditioned import batch_fields, given_of
+from cascade_batch.workers.conditions import RowConditions
 from cascade_batch.workers.ledger import Ledger
 from cascade_batch.workers.rendering import (
     DeviceOutOfMemory,
@@ -72,10 +72,8 @@ class StageBAWorker:
         embeddings, requests = data.embeddings, data.requests.to_pylist()
         arrays = embedding_arrays(embeddings)
         pooled, negative = (embeddings[c].to_pylist() for c in ("pooled", "negative_pooled"))
-        unread, conditions = unusable(data.conditioned), unpacked(data.conditioned)
-        failed = {row: unread[r["row"]] for row, r in enumerate(requests) if r["row"] in unread}
+        given, failed = given_of(requests, data.conditioned)
         failed |= _failed_before(embeddings)
-        given = [conditions.get(r["row"], NO_CONDITIONS) for r in requests]
 
         def render(batch: Batch, requests: Sequence[Request]) -> list[RowResult]:
             return self._render(batch, requests, arrays, pooled, negative, given)

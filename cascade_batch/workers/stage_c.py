@@ -17,8 +17,8 @@ from cascade_batch.sampling import StageSampling
 from cascade_batch.stores.embeddings import embedding_column, embedding_sha256
 from cascade_batch.texts import PUBLISHED, TextOptions
 from cascade_batch.workers.batching import Batch
-from cascade_batch.workers.conditioned import batch_fields, unpacked, unusable
-from cascade_batch.workers.conditions import NO_CONDITIONS, RowConditions
+from cascade_batch.workers.conditioned import batch_fields, given_of
+from cascade_batch.workers.conditions import RowConditions
 from cascade_batch.workers.ledger import Ledger
 from cascade_batch.workers.rendering import (
     DeviceOutOfMemory,
@@ -67,10 +67,8 @@ class StageCWorker:
         fix_numerics(self._settings.threads)
         requests = data.requests.to_pylist()
         no_prompt = RowResult(error_code="null_prompt", error_message="the row's prompt is null")
-        unread, conditions = unusable(data.conditioned), unpacked(data.conditioned)
-        failed = {row: unread[r["row"]] for row, r in enumerate(requests) if r["row"] in unread}
+        given, failed = given_of(requests, data.conditioned)
         failed |= {row: no_prompt for row, r in enumerate(requests) if r["prompt"] is None}
-        given = [conditions.get(r["row"], NO_CONDITIONS) for r in requests]
 
         def render(batch: Batch, requests: Sequence[Request]) -> list[RowResult]:
             return self._render(

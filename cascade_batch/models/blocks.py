@@ -15,6 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cascade_batch.models.kernels import (
+    add_linear,
+    attention,
+    linear,
+    linear_gelu,
+    position_norm,
+    scale_and_shift,
+)
+
 EPS = 1e-6
 
 KeysValues = tuple[Tensor, Tensor]
@@ -51,7 +60,7 @@ class PointwiseConv(nn.Conv2d):
         super().__init__(channels_in, channels_out, kernel_size=1, bias=bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input, self.weight[:, :, 0, 0], self.bias)
+        return linear(input, self.weight[:, :, 0, 0], self.bias)
 
 
 class LayerNorm(nn.Module):
@@ -118,7 +127,8 @@ def resize(x: Tensor, height: int, width: int) -> Tensor:
 class GlobalResponseNorm(nn.Module):
     """x + gamma·x·N + beta, N each channel's norm over the image relative to the channels' mean norm.
 
-    The norms are accumulated in float32 whatever the dtype, and the three terms folded into one pass.
+    The norms are accumulated in float32 whatever the dtype, and the three terms folded into one pass, which
+    overwrites x unless a gradient is asked for.
     """
 
     def __init__(self, channels: int) -> None:
@@ -127,10 +137,15 @@ class GlobalResponseNorm(nn.Module):
         self.beta = nn.Parameter(torch.zeros(1, 1, 1, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=torch.float32)
+        norm = position_norm(x)
         relative = norm / (norm.mean(dim=-1, keepdim=True) + EPS)
         scale = (1 + self.gamma.float() * relative).to(x.dtype)
-        return torch.addcmul(self.beta, x, scale)
+        return scale_and_shift(x, scale, self.beta)
+
+
+def linear_layers(layers: nn.Sequential) -> list[nn.Linear]:
+    """The linear ones of layers in a row, whose products take in what stands around them (`kernels`)."""
+    return [layer for layer in layers if isinstance(layer, nn.Linear)]
 
 
 class ResBlock(nn.Module):
@@ -154,7 +169,10 @@ class ResBlock(nn.Module):
         hidden = self.norm(self.depthwise(x))
         if skip is not None:
             hidden = torch.cat([hidden, skip], dim=-1)
-        return x + self.channelwise(hidden)
+        _, _, response_norm, dropout, _ = self.channelwise
+        widen, narrow = linear_layers(self.channelwise)
+        hidden = dropout(response_norm(linear_gelu(hidden, widen.weight, widen.bias)))
+        return add_linear(x, hidden, narrow.weight, narrow.bias)
 
 
 class TimestepBlock(nn.Module):
@@ -196,11 +214,16 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def keys_values(self, tokens: Tensor) -> KeysValues:
-        return self.split(self.to_k(tokens)), self.split(self.to_v(tokens))
+        return self._heads_of(self.to_k, tokens), self._heads_of(self.to_v, tokens)
 
-    def attend(self, tokens: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        mixed = F.scaled_dot_product_attention(self.split(self.to_q(tokens)), keys, values)
-        return self.to_out(mixed.transpose(1, 2).flatten(-2))
+    def attend(self, residual: Tensor, tokens: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """The residual (batch, tokens, channels) plus what its tokens see."""
+        mixed = attention(self._heads_of(self.to_q, tokens), keys, values)
+        (out,) = linear_layers(self.to_out)
+        return add_linear(residual, mixed.transpose(1, 2).flatten(-2), out.weight, out.bias)
+
+    def _heads_of(self, projection: nn.Linear, tokens: Tensor) -> Tensor:
+        return self.split(linear(tokens, projection.weight, projection.bias))
 
 
 class AttentionBlock(nn.Module):
@@ -224,4 +247,4 @@ class AttentionBlock(nn.Module):
             own_keys, own_values = self.attention.keys_values(tokens)
             keys = torch.cat([own_keys, keys], dim=2)
             values = torch.cat([own_values, values], dim=2)
-        return x + self.attention.attend(tokens, keys, values).view_as(x)
+        return self.attention.attend(x.flatten(1, 2), tokens, keys, values).view_as(x)

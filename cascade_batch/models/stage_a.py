@@ -5,6 +5,7 @@ pipelines never quantize. Latents and pixels are NCHW outside, token-major insid
 """
 
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,10 @@ from cascade_batch.models.blocks import (
     TokenBatchNorm2d,
     TokenConv2d,
     TokenConvTranspose2d,
+    linear_layers,
 )
 from cascade_batch.models.config import StageAConfig
+from cascade_batch.models.kernels import add_linear, linear_gelu
 
 
 class ReplicationPad(nn.Module):
@@ -31,7 +34,11 @@ class ReplicationPad(nn.Module):
 
 
 class MixingBlock(nn.Module):
-    """A depthwise and a channelwise residual branch, gated by six learned scalars."""
+    """A depthwise and a channelwise residual branch, gated by six learned scalars.
+
+    A branch of x · (1 + scale) + shift, times gate, is computed as a branch of x with scale, shift and gate moved into
+    its weights, which are small beside the maps: exact, because repeated borders are no zeros, and five passes less.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -45,9 +52,23 @@ class MixingBlock(nn.Module):
         self.gammas = nn.Parameter(torch.zeros(6))
 
     def forward(self, x: Tensor) -> Tensor:
-        scale_1, shift_1, gate_1, scale_2, shift_2, gate_2 = self.gammas
-        x = x + self.depthwise(self.norm(x) * (1 + scale_1) + shift_1) * gate_1
-        return x + self.channelwise(self.norm(x) * (1 + scale_2) + shift_2) * gate_2
+        x = self._spatial(self.norm(x)).add_(x)
+        return self._pointwise(x, self.norm(x))
+
+    def _spatial(self, x: Tensor) -> Tensor:
+        scale, shift, gate = self.gammas[:3]
+        pad, conv = self.depthwise[0], cast(nn.Conv2d, self.depthwise[1])
+        bias = cast(Tensor, conv.bias) + shift * conv.weight.sum(dim=(1, 2, 3))
+        padded = pad(x).permute(0, 3, 1, 2)
+        mixed = F.conv2d(padded, conv.weight * ((1 + scale) * gate), bias * gate, groups=conv.groups)
+        return mixed.permute(0, 2, 3, 1)
+
+    def _pointwise(self, residual: Tensor, x: Tensor) -> Tensor:
+        scale, shift, gate = self.gammas[3:]
+        widen, narrow = linear_layers(self.channelwise)
+        bias = widen.bias + shift * widen.weight.sum(dim=1)
+        hidden = linear_gelu(x, widen.weight * (1 + scale), bias)
+        return add_linear(residual, hidden, narrow.weight * gate, narrow.bias * gate)
 
 
 class Codebook(nn.Module):

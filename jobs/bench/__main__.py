@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from cascade_batch.devices import device_kind, pick_device
+from cascade_batch.devices import device_kind, keep_freed_memory, pick_device
 from jobs.bench.peers import Peers, Station, configuration
 from jobs.bench.timing import Timed, alternating, product_rate
 
@@ -26,6 +26,7 @@ CONFIGS = ("mini", "mid", "published")
 
 def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
+    keep_freed_memory()
     device = pick_device()
     machine = f"{device_kind(device)}, {platform.processor() or platform.machine()}"
     print(f"{machine}, {torch.get_num_threads()} threads, torch {version('torch')}")

@@ -85,9 +85,13 @@ class Peers:
         self._b = self._pair(StageB(sizes.stage_b), classes and classes[0](**_theirs(sizes.stage_b)))
         self._a = self._pair(StageA(sizes.stage_a), classes and classes[1](**asdict(sizes.stage_a)))
 
+    def steps(self, batch: int) -> list[Station]:
+        """One pass of each network."""
+        return [self._stage_c(batch), self._stage_b(batch), self._stage_a(batch)]
+
     def stations(self, batch: int) -> list[Station]:
         """What is timed at a batch size."""
-        return [self._stage_c(batch), self._stage_b(batch), self._stage_a(batch), self._prior(batch)]
+        return [*self.steps(batch), self._prior(batch)]
 
     def _pair(self, ours: nn.Module, theirs: nn.Module | None) -> tuple[Any, Any]:
         torch.manual_seed(0)

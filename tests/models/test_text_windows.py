@@ -63,13 +63,26 @@ def test_every_window_is_a_text_of_its_own(parts: tuple) -> None:
 @pytest.mark.parametrize("options", [TextOptions(), WINDOWS, WEIGHTED, BOTH])
 @torch.inference_mode()
 def test_plain_short_texts_keep_every_bit(parts: tuple, options: TextOptions) -> None:
-    tokenizer, tower = parts
     texts = [SHORT, "", "  Odd   spacing — naïve 日本 é"]
-    padded = tokenizer(texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
-    expected = tower(**padded, output_hidden_states=True)
+    states, pooled = (torch.stack(each) for each in zip(*(alone(parts, text) for text in texts), strict=True))
     seen = encoder(parts, options).encode(texts)
-    assert torch.equal(seen.states, expected.hidden_states[-1])
-    assert torch.equal(seen.pooled, expected.text_embeds)
+    assert torch.equal(seen.states, states)
+    assert torch.equal(seen.pooled, pooled)
+
+
+@torch.inference_mode()
+def test_a_text_passes_the_tower_once_and_alone(parts: tuple) -> None:
+    texts, passed = encoder(parts), []
+    hook = parts[1].register_forward_pre_hook(
+        lambda _, args, named: passed.append((args or (named["input_ids"],))[0].shape[0]), with_kwargs=True
+    )
+    seen = texts.encode([SHORT, "", SHORT, ""])
+    again = texts.encode([SHORT])
+    hook.remove()
+    assert passed == [1, 1]
+    assert torch.equal(seen.states[0], seen.states[2])
+    assert torch.equal(seen.states[:1], again.states)
+    assert torch.equal(seen.pooled[:1], again.pooled)
 
 
 @torch.inference_mode()

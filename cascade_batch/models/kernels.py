@@ -1,0 +1,82 @@
+"""Products and norms with what stands around them in one pass, where the device has a kernel for that.
+
+On a CPU in evaluation the linear layers are oneDNN's, which multiply as fast as torch's own or faster and apply GELU or
+add the residual while the result is still in a register; what each gains stands in `jobs/BENCHMARKS.md`. They have no
+gradient, so training and every other device take torch's plain operators, which say the same in more passes.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_onednn: Any = (
+    torch.ops.mkldnn._linear_pointwise
+    if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    else None
+)
+_CACHED = 2**20
+"""Values of a map that are summed up at a time."""
+_SCORES = 2**26
+"""Attention scores of an image that may stand in memory at once; 2048 px of the published Stage C need 1.8e8."""
+_ONEDNN_DTYPES = {torch.float32, torch.bfloat16}
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (..., in) times weight (out, in), plus bias (out,): (..., out)."""
+    if _has_onednn(x):
+        return _onednn(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
+
+
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """GELU, with the error function, of a linear layer."""
+    if _has_onednn(x):
+        return _onednn(x, weight, bias, "gelu", [], "none")
+    return F.gelu(F.linear(x, weight, bias))
+
+
+def add_linear(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A residual (..., out) plus a linear layer of x (..., in)."""
+    if _has_onednn(x):
+        return _onednn.binary(x, residual, weight, bias, "add")
+    return residual + F.linear(x, weight, bias)
+
+
+def attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Scaled dot-product attention of (B, heads, tokens, head channels)."""
+    heads, tokens, channels = queries.shape[1:]
+    small = heads * tokens * keys.shape[2] <= _SCORES
+    if not (small and queries.dtype == torch.bfloat16 and _has_onednn(queries)):
+        return F.scaled_dot_product_attention(queries, keys, values)
+    # torch's fused CPU kernel multiplies bfloat16 at a third of the rate of a product.
+    q, k, v = (each.flatten(0, 1) for each in (queries, keys, values))
+    scores = torch.baddbmm(q.new_empty(1), q, k.transpose(1, 2), beta=0, alpha=channels**-0.5)
+    return torch.bmm(scores.softmax(-1), v).view_as(queries)
+
+
+def position_norm(x: Tensor) -> Tensor:
+    """Each channel's Euclidean norm over the positions of a map (B, H, W, C), float32 (B, 1, 1, C)."""
+    if x.device.type != "cpu":
+        return torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=torch.float32)
+    # torch's CPU norm over all but the last axis is many times slower than squares and a sum of what is in the cache.
+    positions = max(1, _CACHED // (x.shape[0] * x.shape[3]))
+    squares = [part.float().square().sum(dim=1) for part in x.flatten(1, 2).split(positions, dim=1)]
+    return torch.stack(squares).sum(dim=0).sqrt()[:, None, None]
+
+
+def scale_and_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """x · scale + shift, into the memory of x, which must be the caller's own, unless a gradient is asked for."""
+    if torch.is_grad_enabled():
+        return torch.addcmul(shift, x, scale)
+    return torch.addcmul(shift, x, scale, out=x)
+
+
+def _has_onednn(x: Tensor) -> bool:
+    return (
+        _onednn is not None
+        and x.device.type == "cpu"
+        and x.dtype in _ONEDNN_DTYPES
+        and not torch.is_grad_enabled()
+    )

@@ -1,0 +1,82 @@
+"""Fused products and norms beside torch's plain operators, which training and other devices take."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cascade_batch.models import kernels
+from cascade_batch.models.blocks import ResBlock
+from cascade_batch.models.stage_a import MixingBlock
+
+DTYPES = [(torch.float32, 1e-6), (torch.bfloat16, 2e-2), (torch.float16, 2e-3)]
+
+
+def random(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))).to(dtype)
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    return float((found.double() - expected.double()).abs().max() / expected.double().abs().max())
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@torch.inference_mode()
+def test_fused_products_are_products(dtype: torch.dtype, tolerance: float) -> None:
+    x, weight, bias = (random(*shape, dtype=dtype) for shape in ((2, 5, 7, 24), (40, 24), (40,)))
+    residual = random(2, 5, 7, 40, dtype=dtype)
+    plain = F.linear(x.double(), weight.double(), bias.double())
+    assert error(kernels.linear(x, weight, bias), plain) < tolerance
+    assert error(kernels.linear_gelu(x, weight, bias), F.gelu(plain)) < tolerance
+    assert error(kernels.add_linear(residual, x, weight, bias), residual.double() + plain) < tolerance
+    without = F.linear(x.double(), weight.double())
+    assert error(kernels.linear(x, weight, None), without) < tolerance
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize("scores", [2**26, 0])
+@torch.inference_mode()
+def test_attention_is_the_same_both_ways(
+    dtype: torch.dtype, tolerance: float, scores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "_SCORES", scores)
+    tokens = random(2, 30, 3 * 16, dtype=dtype).unflatten(-1, (3, 16)).transpose(1, 2)
+    queries, keys, values = tokens, random(2, 3, 41, 16, dtype=dtype), random(2, 3, 41, 16, dtype=dtype)
+    weights = (queries.double() @ keys.double().transpose(2, 3) / 4).softmax(-1)
+    assert error(kernels.attention(queries, keys, values), weights @ values.double()) < tolerance
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize("cached", [2**20, 64])
+@torch.inference_mode()
+def test_norms_are_summed_in_float32(
+    dtype: torch.dtype, tolerance: float, cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "_CACHED", cached)
+    x = 300 * random(2, 9, 11, 24, dtype=dtype)  # squares that float16 does not hold
+    norm = kernels.position_norm(x)
+    assert (norm.shape, norm.dtype) == ((2, 1, 1, 24), torch.float32)
+    assert error(norm, x.double().square().sum((1, 2), keepdim=True).sqrt()) < min(tolerance, 1e-5)
+
+
+def blocks() -> list[Callable[[Tensor], Tensor]]:
+    torch.manual_seed(3)
+    made = [ResBlock(24, 0, 3, 0.0), MixingBlock(24)]
+    for parameter in (p for block in made for p in block.parameters()):
+        torch.nn.init.normal_(parameter, std=0.3)
+    return made
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_block_that_learns_says_what_one_that_renders_says(index: int) -> None:
+    block, x = blocks()[index], random(2, 6, 5, 24, dtype=torch.float32)
+    learned = block(x.requires_grad_())
+    learned.sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    seen = x.detach().clone()
+    with torch.inference_mode():
+        assert error(block(seen), learned.detach()) < 1e-5
+    assert torch.equal(seen, x.detach()), "a block must not write into its input"

@@ -79,4 +79,5 @@ def _has_onednn(x: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.dtype in _ONEDNN_DTYPES
         and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()  # torch.compile fuses the plain operators itself
     )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from cascade_batch.models.kernels import linear
+
 Run = Callable[[], object]
 
 
@@ -44,8 +46,20 @@ def _finish() -> None:
 
 
 def product_rate(device: str, dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product on this machine, the best of several: the limit that figures are held to."""
+    """FLOP/s of a large matrix product on this machine, torch's or oneDNN's, the best of several.
+
+    It is the limit that figures are held to.
+    """
     size = 8192 if device != "cpu" else 2048
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    best = min(_seconds(lambda: a @ b) for _ in range(8))
+    best = min(_seconds(product) for product in (lambda: a @ b, lambda: linear(a, b, None)) for _ in range(6))
     return 2 * size**3 / best
+
+
+def peak_memory(run: Run, device: str) -> float | None:
+    """GB of the accelerator's memory at the height of a run, weights included; None on a CPU."""
+    if device == "cpu":
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    return torch.cuda.max_memory_allocated() / 1e9

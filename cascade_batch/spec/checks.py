@@ -19,7 +19,7 @@ def check(spec: Spec) -> None:
     _choice("log.format", spec.log.format, ("text", "json"))
     _check_sampler(spec.sampler)
     _choice("text.long_prompts", spec.text.long_prompts, LONG_PROMPTS)
-    _range("output.png_level", spec.output.png_level, 0, 9)
+    _range("output.png_level", spec.output.png_level, 0, 12)
     _range("seed", spec.seed, 0, 2**63 - 1)
     for name in ("width", "height"):
         side = getattr(spec.render, name)

@@ -130,7 +130,7 @@ class OutputSpec:
     uri: str = ""
     """The run's folder or bucket prefix."""
     png_level: int = 6
-    """zlib level of the PNGs, 0 to 9."""
+    """libdeflate's level for the PNGs, 0 to 12: 8 takes four times as long as 6 for 7 % fewer bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,13 @@
 """PNG files: encoded the same way every time, written create-only, named by their hash when they differ."""
 
 import hashlib
-import io
+import struct
+import zlib
 from dataclasses import dataclass
+from importlib.metadata import version
 
+import deflate
 import numpy as np
-import PIL
-from PIL import Image, features
 
 from cascade_batch.storage import ObjectExists, Storage
 from cascade_batch.stores import layout
@@ -23,15 +24,36 @@ class ImageFile:
 
 
 def encode_png(pixels: np.ndarray, level: int) -> bytes:
-    """PNG bytes of (H, W, 3) uint8 pixels: fixed settings, no timestamps, so equal pixels give equal bytes."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=level)
-    return buffer.getvalue()
+    """PNG bytes of (H, W, 3) uint8 pixels: fixed settings, no timestamps, so equal pixels give equal bytes.
+
+    Three chunks as in the PNG specification (W3C, third edition, section 11.2), packed by libdeflate: a quarter of
+    the time of libpng and zlib at the same level, and fewer bytes (`jobs/BENCHMARKS.md`).
+    """
+    height, width, _ = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits a value, RGB
+    chunks = ((b"IHDR", header), (b"IDAT", deflate.zlib_compress(_filtered(pixels), level)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, data) for name, data in chunks)
+
+
+def _filtered(pixels: np.ndarray) -> np.ndarray:
+    """(H, 1 + 3 W) uint8: each value less the mean of those left of it and above it, filter 3 in section 9.2."""
+    height, width, channels = pixels.shape
+    lines = pixels.reshape(height, width * channels)
+    left, above = np.zeros_like(lines), np.zeros_like(lines)
+    left[:, channels:], above[1:] = lines[:, :-channels], lines[:-1]
+    mean = (left & above) + ((left ^ above) >> 1)  # without the ninth bit of a sum
+    filtered = np.full((height, 1 + width * channels), 3, np.uint8)
+    np.subtract(lines, mean, out=filtered[:, 1:])
+    return filtered
+
+
+def _chunk(name: bytes, data: bytes | bytearray) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(name)))
 
 
 def encoder_version(level: int) -> str:
     """What decides the PNG bytes besides the pixels."""
-    return f"pillow {PIL.__version__} zlib {features.version('zlib')} level {level}"
+    return f"deflate {version('deflate')} level {level} filter 3"
 
 
 def is_single_colour(pixels: np.ndarray) -> bool:

@@ -81,6 +81,7 @@ class PoolC:
             ledger,
             loras,
             setup.text,
+            setup.probe("c"),
         )
 
     def __call__(self, row: pa.Table) -> pa.Table:
@@ -94,7 +95,9 @@ class PoolBA:
         from cascade_batch.workers.stage_ba import StageBAWorker
 
         parts = load_parts(setup.model, STAGE_BA_PARTS, setup.weights)
-        self._worker = StageBAWorker(parts, setup.pools.ba.settings, setup.sampling, ledger)
+        self._worker = StageBAWorker(
+            parts, setup.pools.ba.settings, setup.sampling, ledger, setup.probe("ba")
+        )
 
     def __call__(self, row: pa.Table) -> pa.Table:
         return _on_device(self._worker.render, row)
@@ -244,7 +247,7 @@ def _map_pool(graph: Dataset, actor: type, pool: Pool, setup: Setup, ledger: Ray
         batch_size=1,
         batch_format="pyarrow",
         fn_constructor_kwargs={"setup": setup, "ledger": ledger},
-        compute=ActorPoolStrategy(size=pool.actors),
+        compute=ActorPoolStrategy(min_size=pool.actors, max_size=pool.most),
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
     )

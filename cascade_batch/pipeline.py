@@ -60,7 +60,7 @@ class Outcome:
     busy_share_ba: float
     padded_c: float
     padded_ba: float
-    """Share of the places in the pools' batches that hold no image, over the whole plan."""
+    """Share of the places in the batches that hold no image, over the whole plan; at batch 4 if workers choose."""
     ended: str
 
 

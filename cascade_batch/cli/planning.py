@@ -1,6 +1,6 @@
 """The `plan` command: what a table would cost, spending nothing. Needs neither torch nor ray."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cascade_batch import weights, worlds
 from cascade_batch.cli.showing import padding_remedy
@@ -11,7 +11,7 @@ from cascade_batch.plan import Plan
 from cascade_batch.rates import Configs, Rates, flops, measured_in
 from cascade_batch.runners.pools import Node, Pools, size_pools
 from cascade_batch.schemas import EMBEDDING_CHANNELS
-from cascade_batch.spec import DEFAULT_BATCH, Spec
+from cascade_batch.spec import DEFAULT_BATCH, PoolSpec, Spec
 from cascade_batch.workers.parts import extra_parts
 
 NEVER_SHORT = 1e6
@@ -89,7 +89,8 @@ def _print_rates(spec: Spec, plan: Plan, rates: Rates, gpus: int | None) -> None
         rate = min(actors[0] / rates.c.seconds, actors[1] / rates.ba.seconds)
         print(f"hours    {plan.images / rate / 3600:,.2f} at {rate:,.2f} images/s")
         return
-    pools = size_pools(spec.pools, spec.model.dtype, [Node(NEVER_SHORT, gpus)], rates.share_c)
+    asked = replace(spec.pools, c=_fixed(spec.pools.c), ba=_fixed(spec.pools.ba))
+    pools = size_pools(asked, spec.model.dtype, [Node(NEVER_SHORT, gpus)], rates.share_c)
     c, ba = pools.c, pools.ba
     rate_c, rate_ba = c.actors / rates.c.seconds, ba.actors / rates.ba.seconds
     # Actors that share a card are taken to work in turn.
@@ -101,6 +102,11 @@ def _print_rates(spec: Spec, plan: Plan, rates: Rates, gpus: int | None) -> None
     )
     print(f"hours    {hours:,.2f} at {rate:,.2f} images/s, {hours * gpus:,.2f} GPU-hours")
     print(f"use      {_settings(pools)}")
+
+
+def _fixed(pool: PoolSpec) -> PoolSpec:
+    """A pool of the size that it needs from the start."""
+    return replace(pool, max_actors=None)
 
 
 def _settings(pools: Pools) -> str:

@@ -83,10 +83,15 @@ def _actors(spec: PoolsSpec, share: tuple[float, float], gpus: float, share_c: f
     if c is None and ba is None and all(share) and gpus > 1:
         c = best_split(int(gpus / max(share)), share_c)
     if c is None:
-        c = max(1, int((gpus - (ba or 1) * share[1]) / share[0])) if share[0] and gpus > 1 else 1
+        c = _rest(gpus - (spec.ba.max_actors or ba or 1) * share[1], share[0], gpus)
     if ba is None:
-        ba = max(1, int((gpus - c * share[0]) / share[1])) if share[1] and gpus > 1 else 1
+        ba = _rest(gpus - (spec.c.max_actors or c) * share[0], share[1], gpus)
     return c, ba
+
+
+def _rest(left: float, share: float, gpus: float) -> int:
+    """Actors of a pool left open that what the other one leaves, at its most, is enough for."""
+    return max(1, int(left / share)) if share and gpus > 1 else 1
 
 
 def best_split(actors: int, share_c: float) -> int:

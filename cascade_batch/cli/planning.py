@@ -1,4 +1,4 @@
-"""The `plan` command: what a table would cost, spending nothing. Needs neither torch nor ray."""
+"""The `plan` command: what a table would cost, writing nothing. Needs neither torch nor ray, but for `--calibrate`."""
 
 from dataclasses import dataclass, replace
 
@@ -94,7 +94,8 @@ def _print_rates(spec: Spec, plan: Plan, rates: Rates, gpus: int | None) -> None
     c, ba = pools.c, pools.ba
     rate_c, rate_ba = c.actors / rates.c.seconds, ba.actors / rates.ba.seconds
     # Actors that share a card are taken to work in turn.
-    rate = min(rate_c, rate_ba, gpus / (rates.c.seconds + rates.ba.seconds))
+    on_cards = sum(rate.seconds for rate, pool in ((rates.c, c), (rates.ba, ba)) if pool.gpus)
+    rate = min(rate_c, rate_ba, gpus / on_cards if on_cards else rate_ba)
     hours = plan.images / rate / 3600
     print(
         f"split    {gpus} GPU{'s' if gpus > 1 else ''}: pool C {c.actors} x {c.gpus:g} GPU, {rate_c:,.2f} images/s; "

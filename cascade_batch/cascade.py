@@ -229,6 +229,11 @@ class Decoder:
             device,
         )
 
+    @property
+    def pooled_channels(self) -> int:
+        """Length of the pooled text states that Stage B takes."""
+        return self._stage_b.config.clip_text_pooled_in_channels
+
     @torch.inference_mode()
     def render(self, batch: DecoderBatch) -> DecodedImages:
         """Pixels of exactly `height` x `width`."""

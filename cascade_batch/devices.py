@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -34,6 +36,24 @@ def pick_device() -> str:
 def device_kind(device: str) -> str:
     """What bits depend on: "cpu", or the accelerator's name, such as "NVIDIA H100 80GB HBM3"."""
     return "cpu" if device == "cpu" else torch.cuda.get_device_name(device)
+
+
+@contextmanager
+def limited_memory(share: float) -> Iterator[None]:
+    """Leave this process a share of the accelerator's free memory, and in the end give back what it kept of it.
+
+    What it holds already stays its own. Does nothing without an accelerator.
+    """
+    if not torch.cuda.is_initialized():
+        yield
+        return
+    free, total = torch.cuda.mem_get_info()
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + share * free) / total)
+    try:
+        yield
+    finally:
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def fix_numerics(threads: int) -> dict[str, object]:

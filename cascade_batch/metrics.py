@@ -18,6 +18,7 @@ class Progress:
     """Failed rows whose retry has not ended yet; they count as failed, but against no limit."""
     actors_c: int = 1
     actors_ba: int = 1
+    """At most, for a pool that grows."""
     images_now: int = 0
     """Committed in this sitting."""
     busy_c: float = 0.0

@@ -7,9 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from cascade_batch import __version__
+from cascade_batch import __version__, loads
 from cascade_batch.errors import IntegrityError, PromptTableError, SpecError, StorageError
 from cascade_batch.geometry import embedding_side
+from cascade_batch.loads import SizeLoad
 from cascade_batch.plan import Plan, make_plan
 from cascade_batch.prompts import PromptTable, open_table
 from cascade_batch.schemas import MANIFEST_COLUMNS, embedding_schema, manifest_schema
@@ -41,6 +42,12 @@ class OpenRun:
     @property
     def images(self) -> int:
         return self.record["plan"]["images"]
+
+    @property
+    def loads(self) -> dict[str, tuple[SizeLoad, ...]]:
+        """By pool, "c" and "ba"; empty for runs that were planned before loads were kept."""
+        stored = self.record["plan"].get("loads", {})
+        return {pool: loads.from_json(stored.get(pool, ())) for pool in ("c", "ba")}
 
     @property
     def embeddings_schema(self) -> pa.Schema:
@@ -116,6 +123,7 @@ def _record(spec: Spec, table: PromptTable, plan: Plan) -> dict[str, Any]:
             "shards": plan.shards.num_rows,
             "padded_c": plan.padded_c,
             "padded_ba": plan.padded_ba,
+            "loads": {"c": loads.to_json(plan.loads_c), "ba": loads.to_json(plan.loads_ba)},
         },
         "embedding_size": size,
         "schemas": {

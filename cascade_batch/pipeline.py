@@ -3,35 +3,35 @@
 State lives on storage only. What is done is what `manifest/` lists; everything else is left to do.
 """
 
-import json
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 import pyarrow.compute as pc
 
 from cascade_batch import weights, worlds
-from cascade_batch.errors import CascadeError, SpecError, WeightsError
+from cascade_batch.errors import CascadeError
+from cascade_batch.fixing import fixed_weights, numerics_text, settled
 from cascade_batch.heartbeat import Heartbeat
 from cascade_batch.metrics import Progress
-from cascade_batch.numerics import SWITCHES
 from cascade_batch.opening import OpenRun, open_or_create
-from cascade_batch.runners.pools import Pools
+from cascade_batch.rates import measured_in
+from cascade_batch.runners.pools import Pool
 from cascade_batch.runners.runner import Runner, Setup
-from cascade_batch.spec import DtypeSpec, PoolSpec, PoolsSpec, Spec, sampling_of, text_options_of
+from cascade_batch.spec import PoolsSpec, Spec, sampling_of, text_options_of
 from cascade_batch.storage import Storage
 from cascade_batch.stores import layout
 from cascade_batch.stores.embeddings import committed_embeddings
 from cascade_batch.stores.manifest import committed_shards, read_manifests, write_table
-from cascade_batch.stores.run_record import create_json, read_json, write_outcome
+from cascade_batch.stores.run_record import read_json, write_outcome
 from cascade_batch.workers.context import RunRef
 from cascade_batch.workers.parts import extra_parts
 from cascade_batch.workers.shards import ShardData, Ticket, ticket_from_row
 
 SHARE_C = 0.72
-"""Stage C's share of a published image's FLOPs (163 of 227 TF at 1024 px); splits a cluster's GPUs."""
+"""Stage C's share of a published image's FLOPs (163 of 227 TF at 1024 px); splits a cluster's GPUs if no run does."""
 ERRORS_IN_A_ROW = 3
 """Undone shards in a row after which a sitting stops instead of spending on."""
 
@@ -60,7 +60,7 @@ class Outcome:
     busy_share_ba: float
     padded_c: float
     padded_ba: float
-    """Share of the places in the pools' batches that hold no image, over the whole plan."""
+    """Share of the places in the batches that hold no image, over the whole plan; at batch 4 if workers choose."""
     ended: str
 
 
@@ -106,6 +106,7 @@ def render(
     )
     if not tickets or _over_limit(spec, progress):
         return _finish(run, progress, done, (), _early_state(spec, progress))
+    share_c = _share_c(spec.pools, observer)
     observer.note(f"{len(tickets)} shards to do, {len(done)} done before; parts {', '.join(sorted(located))}")
     if not done and (warning := worlds.warning(located["stage_c"], run.table, spec)):
         observer.warn(warning)  # once a run: a sitting that goes on has nothing new to say
@@ -113,10 +114,10 @@ def render(
         # A sitting that dies must not leave an older one's "finished": the analysts' table would stay as it was.
         storage.delete(layout.OUTCOME)
         try:
-            setup = _setup(spec, run, runner, observer)
+            setup = _setup(spec, run, runner, observer, share_c)
         except KeyboardInterrupt:
             return _finish(run, progress, done, (), INTERRUPTED)
-        progress.actors_c, progress.actors_ba = setup.pools.c.actors, setup.pools.ba.actors
+        progress.actors_c, progress.actors_ba = setup.pools.c.most, setup.pools.ba.most
         return _drive(spec, run, runner.run(tickets, setup), progress, done, observer)
 
 
@@ -168,17 +169,25 @@ def _early_state(spec: Spec, progress: Progress) -> str:
     return FINISHED if progress.done_images == progress.total_images else INCOMPLETE
 
 
-def _setup(spec: Spec, run: OpenRun, runner: Runner, observer: Observer) -> Setup:
+def _share_c(pools: PoolsSpec, observer: Observer) -> float:
+    """Stage C's share of an image's cost. Raises SpecError or StorageError for a run that tells nothing."""
+    if not pools.rates_from:
+        return SHARE_C
+    rates = measured_in(pools.rates_from).rates()
+    observer.note(f"an image took pool C {rates.c.seconds:.3g} s, pool BA {rates.ba.seconds:.3g} s before")
+    return rates.share_c
+
+
+def _setup(spec: Spec, run: OpenRun, runner: Runner, observer: Observer, share_c: float) -> Setup:
     extra = extra_parts(spec.model, run.table.conditions)
-    wanted, dtype = _settled(spec.pools, spec.model.dtype, run.storage)
-    pools = runner.size_pools(wanted, dtype, SHARE_C)
-    digests = _fixed_weights(run, runner.weight_digests(spec.model, extra))
-    for name, pool in (("C", pools.c), ("BA", pools.ba)):
-        observer.note(
-            f"pool {name}: {pool.actors} x {pool.gpus:g} GPU, {pool.settings.threads} CPU threads, "
-            f"batch {pool.settings.batch}"
-        )
-    ref = RunRef(run.storage.uri, run.storage.create_only, _numerics_text(pools), run.table.root)
+    wanted, dtype = settled(spec.pools, spec.model.dtype, run.storage)
+    pools = runner.size_pools(wanted, dtype, share_c)
+    digests = fixed_weights(run.storage, runner.weight_digests(spec.model, extra))
+    for name, pool, asked in (("C", pools.c, spec.pools.c), ("BA", pools.ba, spec.pools.ba)):
+        observer.note(_described(name, pool))
+        if asked.max_actors and not pool.max_actors:
+            observer.note(f"pool {name} does not grow: this runner has one worker for it")
+    ref = RunRef(run.storage.uri, run.storage.create_only, numerics_text(pools), run.table.root)
     return Setup(
         ref,
         spec.model,
@@ -189,60 +198,14 @@ def _setup(spec: Spec, run: OpenRun, runner: Runner, observer: Observer) -> Setu
         spec.limits.attempts,
         extra,
         text_options_of(spec.text),
+        run.loads,
     )
 
 
-def _settled(pools: PoolsSpec, dtype: DtypeSpec, storage: Storage) -> tuple[PoolsSpec, DtypeSpec]:
-    """Batch, threads and dtypes as the run fixed them at first use, whatever device goes on with it.
-
-    Raises SpecError if the spec now says otherwise.
-    """
-    recorded = [read_json(storage, info.key) for info in storage.list(layout.NUMERICS)]
-    if not recorded or recorded[0] is None:
-        return pools, dtype
-    c, ba = recorded[0]["c"], recorded[0]["ba"]
-    held = PoolsSpec(c=_held_to(pools.c, c, "pools.c"), ba=_held_to(pools.ba, ba, "pools.ba"))
-    return held, DtypeSpec(c=c["dtype"], ba=ba["dtype"])
-
-
-def _held_to(pool: PoolSpec, recorded: dict[str, Any], name: str) -> PoolSpec:
-    for key in ("batch", "threads"):
-        wanted = getattr(pool, key)
-        if wanted is not None and wanted != recorded[key]:
-            raise SpecError(
-                f"{name}.{key} was fixed when this run first rendered; another gives other bytes",
-                where=layout.NUMERICS,
-                got=wanted,
-                expected=recorded[key],
-                next_step=f"--set {name}.{key}={recorded[key]}, or choose another --out",
-            )
-    return replace(pool, threads=recorded["threads"])
-
-
-def _numerics_text(pools: Pools) -> str:
-    fixed = {
-        name: {
-            "batch": pool.settings.batch,
-            "threads": pool.settings.threads,
-            "dtype": pool.settings.dtype,
-        }
-        for name, pool in (("c", pools.c), ("ba", pools.ba))
-    }
-    return json.dumps({**fixed, "switches": SWITCHES}, sort_keys=True)
-
-
-def _fixed_weights(run: OpenRun, digests: dict[str, str]) -> dict[str, str]:
-    stored = create_json(run.storage, layout.WEIGHTS, digests)
-    differing = sorted(name for name in digests if stored.get(name) != digests[name])
-    if differing:
-        raise WeightsError(
-            "the weights are not those the run began with",
-            where=f"{layout.WEIGHTS}: {', '.join(differing)}",
-            got={name: digests[name] for name in differing},
-            expected={name: stored.get(name) for name in differing},
-            next_step="restore them, or choose another --out",
-        )
-    return stored
+def _described(name: str, pool: Pool) -> str:
+    growth = f" to {pool.max_actors}" if pool.max_actors else ""
+    threads, batch = pool.settings.threads, pool.settings.batch
+    return f"pool {name}: {pool.actors}{growth} x {pool.gpus:g} GPU, {threads} CPU threads, batch {batch}"
 
 
 def _drive(

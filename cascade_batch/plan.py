@@ -13,12 +13,13 @@ import numpy as np
 import pyarrow as pa
 
 from cascade_batch.cutting import Cuts, Limits, cut_file
+from cascade_batch.loads import Size, SizeLoad, loads_of, most_frequent
 from cascade_batch.prompts.checks import check_values
 from cascade_batch.prompts.identity import check_unique, hash_ids
 from cascade_batch.prompts.rows import iter_planned, prompt_ids
 from cascade_batch.prompts.table import PromptTable
 from cascade_batch.schemas import PLAN
-from cascade_batch.spec import RenderSpec, Spec
+from cascade_batch.spec import DEFAULT_BATCH, PoolSpec, RenderSpec, Spec
 
 THREADS = 8
 """Files read at a time: enough to hide a store's latency, few enough for little memory."""
@@ -60,7 +61,10 @@ class Plan:
     """Images of each kind."""
     slots_c: int
     slots_ba: int
-    """Places in the batches of each pool, padding included."""
+    """Places in the batches of each pool, padding included; `assumed_batch` where the workers are to choose."""
+    loads_c: tuple[SizeLoad, ...] = ()
+    loads_ba: tuple[SizeLoad, ...] = ()
+    """What each pool renders of the most frequent sizes, for choosing a batch."""
 
     @property
     def sizes(self) -> set[tuple[int, int]]:
@@ -107,7 +111,14 @@ def make_plan(table: PromptTable, spec: Spec) -> Plan:
         groups=dict(sorted(groups.items())),
         slots_c=sum(file.slots[0] for file in files),
         slots_ba=sum(file.slots[1] for file in files),
+        loads_c=most_frequent(file.loads[0] for file in files),
+        loads_ba=most_frequent(file.loads[1] for file in files),
     )
+
+
+def assumed_batch(pool: PoolSpec) -> int:
+    """Images per batch that a plan counts with; what the workers will choose is not known before they run."""
+    return pool.batch if isinstance(pool.batch, int) else DEFAULT_BATCH
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,7 @@ class _FilePlan:
     hashes: np.ndarray
     groups: Counter[ImageGroup]
     slots: tuple[int, int]
+    loads: tuple[dict[Size, SizeLoad], dict[Size, SizeLoad]]
 
 
 _COSTS = {
@@ -152,8 +164,8 @@ def _plan_file(table: PromptTable, index: int, rows: int, spec: Spec, with_ids: 
     pixel_bytes = np.broadcast_to(values["width"].astype(np.int64) * values["height"] * 3, rows)
     limits = Limits(spec.shards.prompts, spec.shards.images)
     cuts = cut_file(np.broadcast_to(values["num_images"], rows), pixel_bytes, limits)
-    groups, slots = _counted(cuts, values, (spec.pools.c.batch, spec.pools.ba.batch))
-    return _FilePlan(cuts, np.concatenate([np.empty(0, np.uint64), *hashes]), groups, slots)
+    groups, slots, loads = _counted(cuts, values, (assumed_batch(spec.pools.c), assumed_batch(spec.pools.ba)))
+    return _FilePlan(cuts, np.concatenate([np.empty(0, np.uint64), *hashes]), groups, slots, loads)
 
 
 def _cost(name: str, column: pa.ChunkedArray, render: RenderSpec) -> np.ndarray:
@@ -173,8 +185,8 @@ def _filled(values: Mapping[str, np.ndarray], render: RenderSpec) -> dict[str, n
 
 def _counted(
     cuts: Cuts, values: Mapping[str, np.ndarray], batches: tuple[int, int]
-) -> tuple[Counter[ImageGroup], tuple[int, int]]:
-    """Images of each kind, and the places that batches of one kind within one shard take in each pool."""
+) -> tuple[Counter[ImageGroup], tuple[int, int], tuple[dict[Size, SizeLoad], dict[Size, SizeLoad]]]:
+    """Images of each kind; in each pool the places that batches of one kind within one shard take; its loads."""
     rows, images = _rows_of(cuts, values["num_images"])
     shard = np.repeat(np.arange(len(cuts.rows)), cuts.rows) if len(rows) else rows
     varying = [name for name in _KINDS if values[name].ndim]
@@ -185,12 +197,17 @@ def _counted(
     for kind in kinds if len(rows) else ():
         count = kind.pop("images_sum")
         groups[ImageGroup(**fixed, **kind)] += count
-    slots = []
+    slots, loads = [], []
     for stage, batch in zip(_STAGES, batches, strict=True):
         keys = ["shard", *(name for name in stage if name in varying)]
-        sums = entries.group_by(keys).aggregate([("images", "sum")])["images_sum"].to_numpy()
+        table = entries.group_by(keys).aggregate([("images", "sum")])
+        sums = table["images_sum"].to_numpy()
         slots.append(int((-(-sums // batch) * batch).sum()))
-    return groups, (slots[0], slots[1])
+        width, height, _, guided = (
+            table[name].to_numpy() if name in varying else np.full(len(sums), fixed[name]) for name in stage
+        )
+        loads.append(loads_of(width, height, guided, sums))
+    return groups, (slots[0], slots[1]), (loads[0], loads[1])
 
 
 def _rows_of(cuts: Cuts, num_images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

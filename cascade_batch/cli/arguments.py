@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"cascade-batch {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_render(commands.add_parser("render", help="render a prompt table, or go on where it stopped"))
-    _add_plan(commands.add_parser("plan", help="shards, images, bytes and PFLOP of a table; spends nothing"))
+    _add_plan(commands.add_parser("plan", help="shards, images, bytes and PFLOP of a table; writes nothing"))
     status = commands.add_parser("status", help="how far a run is")
     status.add_argument("run", metavar="RUN", help="the run's folder or URL")
     verify = commands.add_parser("verify", help="check every image of a run against its manifest")
@@ -98,6 +98,17 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     rate = parser.add_mutually_exclusive_group()
     rate.add_argument("--rate", type=float, metavar="N", help="measured images per second, to print hours")
     rate.add_argument("--rate-from", metavar="RUN", help="take the rate from an earlier run's manifest")
+    rate.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="measure the rate: render two batches per pool on this machine",
+    )
+    parser.add_argument(
+        "--gpus",
+        type=int,
+        metavar="N",
+        help="the best split of N GPUs between the pools, from a measured rate",
+    )
 
 
 def _add_spec_flags(parser: argparse.ArgumentParser) -> None:

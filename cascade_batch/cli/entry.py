@@ -120,9 +120,10 @@ def _runner_maker(name: str, verbose: bool) -> Callable[[], Runner]:
 
 
 def _plan(arguments: Namespace, _argv: Sequence[str]) -> int:
-    from cascade_batch.cli.planning import print_plan
+    from cascade_batch.cli.planning import Speed, print_plan
 
-    print_plan(_spec(arguments), arguments.rate, arguments.rate_from)
+    speed = Speed(arguments.rate, arguments.rate_from, arguments.calibrate, arguments.gpus)
+    print_plan(_spec(arguments), speed)
     return FINISHED
 
 

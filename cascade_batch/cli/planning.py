@@ -1,45 +1,41 @@
-"""The `plan` command: what a table would cost, spending nothing. Needs neither torch nor ray."""
+"""The `plan` command: what a table would cost, writing nothing. Needs neither torch nor ray, but for `--calibrate`."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from cascade_batch import cost, weights, worlds
+from cascade_batch import weights, worlds
 from cascade_batch.cli.showing import padding_remedy
 from cascade_batch.errors import SpecError
 from cascade_batch.geometry import embedding_side
-from cascade_batch.opening import open_existing, plan_table
-from cascade_batch.plan import ImageGroup, Plan
+from cascade_batch.opening import plan_table
+from cascade_batch.plan import Plan
+from cascade_batch.rates import Configs, Rates, flops, measured_in
+from cascade_batch.runners.pools import Node, Pools, size_pools
 from cascade_batch.schemas import EMBEDDING_CHANNELS
-from cascade_batch.spec import Spec
-from cascade_batch.stores.manifest import committed_shards, read_manifests
+from cascade_batch.spec import DEFAULT_BATCH, PoolSpec, Spec
 from cascade_batch.workers.parts import extra_parts
 
-_GROUP_COLUMNS = [
-    "width", "height", "prior_steps", "prior_guidance_scale", "decoder_steps", "decoder_guidance_scale",
-]  # fmt: skip
+NEVER_SHORT = 1e6
+"""CPUs and GPUs are asked for by number; a plan assumes that cores suffice."""
 
 
 @dataclass(frozen=True)
-class _Configs:
-    stage_c: dict
-    stage_b: dict
-    stage_a: dict
-    text_encoder: dict
+class Speed:
+    """What `plan` may be told, or find out, of the images per second; at most one of the first three is given."""
+
+    rate: float | None = None
+    rate_from: str | None = None
+    calibrate: bool = False
+    gpus: int | None = None
 
 
-def print_plan(spec: Spec, rate: float | None, rate_from: str | None) -> None:
-    """Shards, images, bytes, PFLOP, padded share; hours only from a measured rate."""
-    if rate is not None and rate <= 0:
-        raise SpecError("a rate is images per second", where="--rate", got=rate, expected="more than 0")
+def print_plan(spec: Spec, speed: Speed) -> None:
+    """Shards, images, bytes, PFLOP, padded share; hours, and the best split of GPUs, only from a measured rate."""
+    _check_speed(speed)
     table, plan = plan_table(spec)
     parts = weights.locate(spec.model)
     extra_parts(spec.model, table.conditions)
-    configs = _configs(parts)
-    pflop = sum(sum(_flops(group, configs)) * images for group, images in plan.groups.items()) / 1e15
+    configs = Configs.read(parts)
+    pflop = sum(sum(flops(group, configs)) * images for group, images in plan.groups.items()) / 1e15
     print(f"prompts  {plan.prompts:,} in {len(table.files):,} files")
     print(f"images   {plan.images:,} in {plan.shards.num_rows:,} shards")
     print(f"sizes    {_sizes(plan)}")
@@ -47,7 +43,7 @@ def print_plan(spec: Spec, rate: float | None, rate_from: str | None) -> None:
         print(f"given    {', '.join(table.conditions)}")
     print(f"bytes    {_gigabytes(plan)}")
     print(f"PFLOP    {pflop:,.3g}")
-    print(f"padded   {plan.padded_c:.1%} of pool C, {plan.padded_ba:.1%} of pool BA")
+    print(f"padded   {plan.padded_c:.1%} of pool C, {plan.padded_ba:.1%} of pool BA{_assumed(spec)}")
     for note in _notes(plan, table.default_ids, table.null_prompts):
         print(f"note     {note}")
     if warning := worlds.warning(parts["stage_c"], table, spec):
@@ -55,27 +51,76 @@ def print_plan(spec: Spec, rate: float | None, rate_from: str | None) -> None:
     if not plan.images:
         print("hours    0: there is nothing to render")
         return
-    images_per_second = rate or (_measured_rate(rate_from, spec, plan, configs) if rate_from else None)
-    if images_per_second:
-        print(f"hours    {plan.images / images_per_second / 3600:,.2f} at {images_per_second:,.2f} images/s")
+    _print_speed(spec, plan, configs, speed)
+
+
+def _check_speed(speed: Speed) -> None:
+    if speed.rate is not None and speed.rate <= 0:
+        raise SpecError("a rate is images per second", where="--rate", got=speed.rate, expected="more than 0")
+    if speed.gpus is not None and speed.gpus < 1:
+        raise SpecError("no GPUs to split", where="--gpus", got=speed.gpus, expected="1 or more")
+    if speed.gpus is not None and not (speed.rate_from or speed.calibrate):
+        raise SpecError(
+            "GPUs are split by what an image takes in each pool",
+            where="--gpus",
+            expected="--rate-from RUN, an earlier run, or --calibrate, on a machine like the workers'",
+        )
+
+
+def _print_speed(spec: Spec, plan: Plan, configs: Configs, speed: Speed) -> None:
+    if speed.rate:
+        print(f"hours    {plan.images / speed.rate / 3600:,.2f} at {speed.rate:,.2f} images/s")
+    elif speed.rate_from:
+        _print_rates(spec, plan, measured_in(speed.rate_from).rates_of(plan.groups, configs), speed.gpus)
+    elif speed.calibrate:
+        from cascade_batch.calibration import calibrate  # torch: for this flag alone
+
+        _print_rates(spec, plan, calibrate(spec, plan).rates_of(plan.groups, configs), speed.gpus)
     else:
-        print("hours    unknown: give --rate IMAGES_PER_SECOND or --rate-from RUN")
+        print("hours    unknown: give --rate IMAGES_PER_SECOND, --rate-from RUN or --calibrate")
 
 
-def _configs(parts: Mapping[str, weights.Part]) -> _Configs:
-    names = ("stage_c", "stage_b", "stage_a", "text_encoder")
-    return _Configs(**{name: weights.read_config(parts[name]) for name in names})
-
-
-def _flops(group: ImageGroup, configs: _Configs) -> tuple[int, int]:
-    """FLOPs of one image in pool C and in pool BA."""
-    height, width = group.height, group.width
-    prior = cost.stage_c_flops(configs.stage_c, height, width, group.prior_steps, group.prior_guided)
-    decoder = cost.stage_b_flops(configs.stage_b, height, width, group.decoder_steps, group.decoder_guided)
-    return (
-        prior + cost.text_flops(configs.text_encoder, 2),
-        decoder + cost.stage_a_flops(configs.stage_a, height, width),
+def _print_rates(spec: Spec, plan: Plan, rates: Rates, gpus: int | None) -> None:
+    """What was measured, and the run's hours: with the actors of the spec (1 if open), or those that share the GPUs."""
+    measured = (f"{rate.seconds:.3g} s on {', '.join(rate.devices)}" for rate in (rates.c, rates.ba))
+    print("measured an image takes pool C {}, pool BA {}".format(*measured))
+    if gpus is None:
+        actors = (spec.pools.c.actors or 1, spec.pools.ba.actors or 1)
+        rate = min(actors[0] / rates.c.seconds, actors[1] / rates.ba.seconds)
+        print(f"hours    {plan.images / rate / 3600:,.2f} at {rate:,.2f} images/s")
+        return
+    asked = replace(spec.pools, c=_fixed(spec.pools.c), ba=_fixed(spec.pools.ba))
+    pools = size_pools(asked, spec.model.dtype, [Node(NEVER_SHORT, gpus)], rates.share_c)
+    c, ba = pools.c, pools.ba
+    rate_c, rate_ba = c.actors / rates.c.seconds, ba.actors / rates.ba.seconds
+    # Actors that share a card are taken to work in turn.
+    on_cards = sum(rate.seconds for rate, pool in ((rates.c, c), (rates.ba, ba)) if pool.gpus)
+    rate = min(rate_c, rate_ba, gpus / on_cards if on_cards else rate_ba)
+    hours = plan.images / rate / 3600
+    print(
+        f"split    {gpus} GPU{'s' if gpus > 1 else ''}: pool C {c.actors} x {c.gpus:g} GPU, {rate_c:,.2f} images/s; "
+        f"pool BA {ba.actors} x {ba.gpus:g} GPU, {rate_ba:,.2f} images/s"
     )
+    print(f"hours    {hours:,.2f} at {rate:,.2f} images/s, {hours * gpus:,.2f} GPU-hours")
+    print(f"use      {_settings(pools)}")
+
+
+def _fixed(pool: PoolSpec) -> PoolSpec:
+    """A pool of the size that it needs from the start."""
+    return replace(pool, max_actors=None)
+
+
+def _settings(pools: Pools) -> str:
+    """The flags that ask for just these pools."""
+    named = [("c", pools.c), ("ba", pools.ba)]
+    actors = [f"--set pools.{name}.actors={pool.actors}" for name, pool in named]
+    return " ".join(actors + [f"--set pools.{n}.gpus={p.gpus:g}" for n, p in named if p.gpus != 1])
+
+
+def _assumed(spec: Spec) -> str:
+    """Where a batch is left to the workers, what the plan counts with."""
+    open_pools = [n for n, p in (("C", spec.pools.c), ("BA", spec.pools.ba)) if not isinstance(p.batch, int)]
+    return f" (batch {DEFAULT_BATCH} assumed for {' and '.join(open_pools)})" if open_pools else ""
 
 
 def _sizes(plan: Plan) -> str:
@@ -103,37 +148,3 @@ def _notes(plan: Plan, default_ids: bool, null_prompts: int | None) -> list[str]
     if null_prompts:
         notes.append(f"{null_prompts:,} rows have no prompt and will be failed rows (null_prompt)")
     return notes
-
-
-def _measured_rate(uri: str, spec: Spec, plan: Plan, configs: _Configs) -> float:
-    """Images per second that this plan's slower pool would do at the seconds per FLOP of an earlier run.
-
-    The earlier run's manifest says what each image took in each pool; actors are those of this spec (1 if open).
-    """
-    images, groups, seconds = 0, Counter[ImageGroup](), [0.0, 0.0]
-    for manifest in _manifests(uri):
-        images += manifest.num_rows
-        groups.update(_groups(manifest))
-        for pool, column in enumerate(("stage_c_seconds", "stage_ba_seconds")):
-            seconds[pool] += sum(manifest[column].to_pylist())
-    if not images or not all(seconds):
-        raise SpecError("that run has rendered nothing to measure", where=uri, expected="committed images")
-    actors = (spec.pools.c.actors or 1, spec.pools.ba.actors or 1)
-    rates = []
-    for pool in (0, 1):
-        before = sum(_flops(group, configs)[pool] * n for group, n in groups.items())
-        now = sum(_flops(group, configs)[pool] * n for group, n in plan.groups.items())
-        rates.append(actors[pool] * plan.images / (seconds[pool] / before * now))
-    return min(rates)
-
-
-def _manifests(uri: str) -> Iterator[pa.Table]:
-    run = open_existing(uri)
-    for _, manifest in read_manifests(run.storage, sorted(committed_shards(run.storage))):
-        yield manifest.filter(pc.field("status") == "ok")
-
-
-def _groups(manifest: pa.Table) -> Iterator[ImageGroup]:
-    for row in manifest.select(_GROUP_COLUMNS).to_pylist():
-        width, height, prior_steps, prior_guidance, decoder_steps, decoder_guidance = row.values()
-        yield ImageGroup(width, height, prior_steps, prior_guidance > 1, decoder_steps, decoder_guidance > 1)

@@ -24,13 +24,13 @@ class LocalRunner:
         """One worker a pool, in turn, so each may use every core, and the GPU if there is one."""
         from cascade_batch.devices import pick_device
 
-        cores, gpus = os.cpu_count() or 1, 0.0 if pick_device() == "cpu" else 0.5
+        cores, gpus = os.cpu_count() or 1, 0.0 if pick_device() == "cpu" else 1.0
         one = replace(
             pools,
-            c=replace(pools.c, actors=1, gpus=gpus, threads=pools.c.threads or cores),
-            ba=replace(pools.ba, actors=1, gpus=gpus, threads=pools.ba.threads or cores),
+            c=replace(pools.c, actors=1, max_actors=None, gpus=gpus, threads=pools.c.threads or cores),
+            ba=replace(pools.ba, actors=1, max_actors=None, gpus=gpus, threads=pools.ba.threads or cores),
         )
-        return size_pools(one, dtype, [Node(cpus=1e6, gpus=1)], share_c)
+        return size_pools(one, dtype, [Node(cpus=1e6, gpus=2)], share_c)
 
     def probe_create_only(self, uri: str) -> bool:
         return Storage(uri).probe_create_only(layout.RUN)
@@ -88,6 +88,7 @@ class _Workers:
                 self._ledger,
                 loras,
                 setup.text,
+                setup.probe("c"),
             )
         return self._c.render(data)
 
@@ -98,5 +99,7 @@ class _Workers:
 
             setup = self._setup
             parts = load_parts(setup.model, STAGE_BA_PARTS, setup.weights)
-            self._ba = StageBAWorker(parts, setup.pools.ba.settings, setup.sampling, self._ledger)
+            self._ba = StageBAWorker(
+                parts, setup.pools.ba.settings, setup.sampling, self._ledger, setup.probe("ba")
+            )
         return self._ba.render(data)

@@ -33,6 +33,12 @@ class Pool:
     cpus: float
     """Of one actor."""
     settings: Settings
+    max_actors: int | None = None
+    """What the pool may grow to; None: it does not."""
+
+    @property
+    def most(self) -> int:
+        return self.max_actors or self.actors
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,10 @@ class Pools:
 
 
 def size_pools(spec: PoolsSpec, dtype: DtypeSpec, nodes: Sequence[Node], share_c: float) -> Pools:
-    """Fill in what the spec leaves open, and check that everything fits the nodes at once.
+    """Fill in what the spec leaves open, and check that everything, growing pools at their least, fits at once.
 
     Args:
-        share_c: Stage C's share of the cost of the run, which splits the GPUs of a cluster.
+        share_c: Stage C's share of what an image costs, in seconds or FLOPs, which splits the GPUs of a cluster.
 
     Raises:
         SpecError: the pools ask for more than the nodes have.
@@ -56,8 +62,9 @@ def size_pools(spec: PoolsSpec, dtype: DtypeSpec, nodes: Sequence[Node], share_c
     largest = max(n.cpus for n in nodes)
     share = (_gpu_share(spec.c, gpus), _gpu_share(spec.ba, gpus))
     actors = _actors(spec, share, gpus, share_c)
+    most = sum(pool.max_actors or number for pool, number in zip((spec.c, spec.ba), actors, strict=True))
     pools = [
-        _pool(pool, number, gpu, min(largest, cpus / sum(actors)), name)
+        _pool(pool, number, gpu, min(largest, cpus / most), name)
         for pool, number, gpu, name in zip((spec.c, spec.ba), actors, share, (dtype.c, dtype.ba), strict=True)
     ]
     sized = Pools(*pools, step_cpus=1.0 if gpus else 1.0 - CPU_ACTOR_SHARE)
@@ -72,15 +79,28 @@ def _gpu_share(pool: PoolSpec, gpus: float) -> float:
 
 
 def _actors(spec: PoolsSpec, share: tuple[float, float], gpus: float, share_c: float) -> tuple[int, int]:
-    c, ba = spec.c.actors, spec.ba.actors
+    c, ba = (pool.actors or (1 if pool.max_actors else None) for pool in (spec.c, spec.ba))
     if c is None and ba is None and all(share) and gpus > 1:
-        slots = int(gpus / max(share))
-        c = min(max(1, round(slots * share_c)), max(1, slots - 1))
+        c = best_split(int(gpus / max(share)), share_c)
     if c is None:
-        c = max(1, int((gpus - (ba or 1) * share[1]) / share[0])) if share[0] and gpus > 1 else 1
+        c = _rest(gpus - (spec.ba.max_actors or ba or 1) * share[1], share[0], gpus)
     if ba is None:
-        ba = max(1, int((gpus - c * share[0]) / share[1])) if share[1] and gpus > 1 else 1
+        ba = _rest(gpus - (spec.c.max_actors or c) * share[0], share[1], gpus)
     return c, ba
+
+
+def _rest(left: float, share: float, gpus: float) -> int:
+    """Actors of a pool left open that what the other one leaves, at its most, is enough for."""
+    return max(1, int(left / share)) if share and gpus > 1 else 1
+
+
+def best_split(actors: int, share_c: float) -> int:
+    """How many of so many actors pool C should have: the slower pool is then as fast as it can be.
+
+    Args:
+        share_c: Stage C's share of an image's seconds.
+    """
+    return max(range(1, max(2, actors)), key=lambda c: min(c / share_c, (actors - c) / (1 - share_c)))
 
 
 def _pool(spec: PoolSpec, actors: int, gpus: float, cpus_per_actor: float, dtype: str) -> Pool:
@@ -89,7 +109,8 @@ def _pool(spec: PoolSpec, actors: int, gpus: float, cpus_per_actor: float, dtype
     cpus = 0.0 if gpus else CPU_ACTOR_SHARE * threads
     if dtype == "auto":
         dtype = "bfloat16" if gpus else "float32"
-    return Pool(actors, gpus, cpus, Settings(spec.batch, threads, dtype, "auto" if gpus else "cpu"))
+    device, share = ("auto", min(1.0, gpus)) if gpus else ("cpu", 1.0)
+    return Pool(actors, gpus, cpus, Settings(spec.batch, threads, dtype, device, share), spec.max_actors)
 
 
 def _check_fit(pools: Pools, nodes: Sequence[Node]) -> None:

@@ -43,6 +43,9 @@ SHARDS_PER_EXECUTION = 1024
 """Ray Data keeps books of every block on the driver until an execution ends, about 13 KB a shard. This bounds
 them, to 6.4 KB a shard over a run of 3,000 (`jobs/bench/driver.py`), at the price of loading the models again
 every 65,000 images or so."""
+GROW_AT = 1.0
+"""Shards per slot of its actors at which a pool that may grow gets another actor; Ray's own 1.75 is never reached by
+actors that are handed no more shards than they have slots for."""
 NO_PROGRESS_S = 4 * 3600
 """Ray Data gives up on a silent graph; one big shard on a slow card may take more than its 30 minutes."""
 
@@ -81,6 +84,7 @@ class PoolC:
             ledger,
             loras,
             setup.text,
+            setup.probe("c"),
         )
 
     def __call__(self, row: pa.Table) -> pa.Table:
@@ -94,7 +98,9 @@ class PoolBA:
         from cascade_batch.workers.stage_ba import StageBAWorker
 
         parts = load_parts(setup.model, STAGE_BA_PARTS, setup.weights)
-        self._worker = StageBAWorker(parts, setup.pools.ba.settings, setup.sampling, ledger)
+        self._worker = StageBAWorker(
+            parts, setup.pools.ba.settings, setup.sampling, ledger, setup.probe("ba")
+        )
 
     def __call__(self, row: pa.Table) -> pa.Table:
         return _on_device(self._worker.render, row)
@@ -199,6 +205,7 @@ def _configure(context: DataContext) -> None:
     context.target_max_block_size = None  # never split a row's block
     context.wait_for_min_actors_s = ACTORS_READY_S
     context.execution_no_progress_timeout_s = NO_PROGRESS_S
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = GROW_AT
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
 
@@ -244,7 +251,7 @@ def _map_pool(graph: Dataset, actor: type, pool: Pool, setup: Setup, ledger: Ray
         batch_size=1,
         batch_format="pyarrow",
         fn_constructor_kwargs={"setup": setup, "ledger": ledger},
-        compute=ActorPoolStrategy(size=pool.actors),
+        compute=ActorPoolStrategy(min_size=pool.actors, max_size=pool.most),
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
     )

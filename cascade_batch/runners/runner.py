@@ -1,15 +1,17 @@
 """What the pipeline asks of a runner, and what it tells one."""
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import pyarrow as pa
 
+from cascade_batch.loads import SizeLoad
 from cascade_batch.runners.pools import Pools
 from cascade_batch.sampling import Sampling
 from cascade_batch.spec import DtypeSpec, ModelSpec, PoolsSpec
 from cascade_batch.texts import PUBLISHED, TextOptions
+from cascade_batch.workers.batch_sizes import Probe
 from cascade_batch.workers.context import RunRef
 from cascade_batch.workers.shards import ShardData, Ticket
 
@@ -29,6 +31,12 @@ class Setup:
     extra_parts: tuple[str, ...] = ()
     """Parts that Stage C needs besides those of every run."""
     text: TextOptions = PUBLISHED
+    loads: Mapping[str, tuple[SizeLoad, ...]] = field(default_factory=dict)
+    """What each pool renders of which picture sizes, by "c" and "ba"."""
+
+    def probe(self, pool: str) -> Probe:
+        """How a worker of the pool, "c" or "ba", settles its batch sizes."""
+        return Probe(self.ref, pool, self.loads.get(pool, ()))
 
 
 class Runner(Protocol):

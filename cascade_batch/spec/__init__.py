@@ -5,7 +5,10 @@ from cascade_batch.spec.resume import differing_fields
 from cascade_batch.spec.samplers import sampling_of
 from cascade_batch.spec.texts import text_options_of
 from cascade_batch.spec.tree import (
+    AUTO_BATCH,
+    DEFAULT_BATCH,
     DEFAULT_MODEL,
+    PROBE_BATCH,
     DtypeSpec,
     LimitsSpec,
     LogSpec,
@@ -23,7 +26,10 @@ from cascade_batch.spec.tree import (
 )
 
 __all__ = [
+    "AUTO_BATCH",
+    "DEFAULT_BATCH",
     "DEFAULT_MODEL",
+    "PROBE_BATCH",
     "DtypeSpec",
     "LimitsSpec",
     "LogSpec",

@@ -5,7 +5,7 @@ import difflib
 from cascade_batch.errors import PromptTableError, SpecError
 from cascade_batch.geometry import MAX_SIDE, MIN_SIDE, check_side
 from cascade_batch.sampling import METHODS, PRESETS, RESULTS
-from cascade_batch.spec.tree import DtypeSpec, SamplerSpec, Spec
+from cascade_batch.spec.tree import AUTO_BATCH, PROBE_BATCH, DtypeSpec, SamplerSpec, Spec
 from cascade_batch.texts import LONG_PROMPTS
 
 DTYPES_C = ("auto", "float32", "bfloat16")
@@ -21,6 +21,10 @@ def check(spec: Spec) -> None:
     _choice("text.long_prompts", spec.text.long_prompts, LONG_PROMPTS)
     _range("output.png_level", spec.output.png_level, 0, 12)
     _range("seed", spec.seed, 0, 2**63 - 1)
+    for name, pool in (("c", spec.pools.c), ("ba", spec.pools.ba)):
+        _check_batch(f"pools.{name}.batch", pool.batch)
+        if pool.max_actors is not None:
+            _range(f"pools.{name}.max_actors", pool.max_actors, pool.actors or 1, 2**31)
     for name in ("width", "height"):
         side = getattr(spec.render, name)
         try:
@@ -47,9 +51,17 @@ def _minimums(spec: Spec) -> list[tuple[str, float | None, int]]:
         ("limits.attempts", spec.limits.attempts, 2),
         *((f"pools.{n}.actors", p.actors, 1) for n, p in (("c", pools.c), ("ba", pools.ba))),
         *((f"pools.{n}.gpus", p.gpus, 0) for n, p in (("c", pools.c), ("ba", pools.ba))),
-        *((f"pools.{n}.batch", p.batch, 1) for n, p in (("c", pools.c), ("ba", pools.ba))),
         *((f"pools.{n}.threads", p.threads, 1) for n, p in (("c", pools.c), ("ba", pools.ba))),
     ]
+
+
+def _check_batch(key: str, batch: int | str) -> None:
+    if isinstance(batch, int):
+        _range(key, batch, 1, 2**31)
+    elif batch not in (AUTO_BATCH, PROBE_BATCH):
+        raise SpecError(
+            "not a batch size", where=key, got=batch, expected=f"a number, {AUTO_BATCH} or {PROBE_BATCH}"
+        )
 
 
 def _check_sampler(sampler: SamplerSpec) -> None:

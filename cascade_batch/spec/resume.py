@@ -8,9 +8,12 @@ from cascade_batch.spec.tree import Spec
 
 FREE_ON_RESUME = (
     "pools.c.actors",
+    "pools.c.max_actors",
     "pools.c.gpus",
     "pools.ba.actors",
+    "pools.ba.max_actors",
     "pools.ba.gpus",
+    "pools.rates_from",
     "output.uri",
     "prompts.uri",
     "limits",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 DEFAULT_MODEL = "mini"
+AUTO_BATCH, PROBE_BATCH, DEFAULT_BATCH = "auto", "probe", 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +112,14 @@ class ShardsSpec:
 @dataclass(frozen=True, kw_only=True)
 class PoolSpec:
     actors: int | None = None
+    """None: from what the cluster has, or 1 where `max_actors` is given."""
+    max_actors: int | None = None
+    """What the pool may grow to while shards wait and the cluster has room; None: it stays as it is."""
     gpus: float | None = None
     """GPU share of one actor; 0 makes a CPU pool. None: from what the cluster has."""
-    batch: int = 4
-    """Images per forward; part of the numerics, fixed at a run's first use."""
+    batch: int | str = AUTO_BATCH
+    """Images per forward; part of the numerics, fixed at a run's first use. `auto`: each kind of accelerator measures
+    which batch of each picture size is fastest within its memory, and a CPU takes 4; `probe`: a CPU measures too."""
     threads: int | None = None
     """CPU threads of one actor; None: the cores divided among the actors."""
 
@@ -123,6 +128,8 @@ class PoolSpec:
 class PoolsSpec:
     c: PoolSpec = field(default_factory=PoolSpec)
     ba: PoolSpec = field(default_factory=PoolSpec)
+    rates_from: str | None = None
+    """An earlier run of like pictures, whose seconds per image split the GPUs where `actors` are open; None: FLOPs."""
 
 
 @dataclass(frozen=True, kw_only=True)

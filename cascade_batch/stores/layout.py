@@ -30,7 +30,21 @@ def image_key(shard: int, image_id: str, suffix: str = "") -> str:
 
 
 def numerics_key(device_kind: str) -> str:
-    return f"{NUMERICS}{re.sub(r'[^A-Za-z0-9._-]+', '-', device_kind)}.json"
+    return f"{NUMERICS}{_as_name(device_kind)}.json"
+
+
+def batches_key(device_kind: str, pool: str) -> str:
+    """Key of the batch sizes that workers of this kind measured; `pool` is "c" or "ba"."""
+    return f"{NUMERICS}{_as_name(device_kind)}/{pool}.json"
+
+
+def is_numerics(key: str) -> bool:
+    """Whether this is a device kind's numerics, and not its batch sizes in the folder below."""
+    return key.startswith(NUMERICS) and "/" not in key.removeprefix(NUMERICS)
+
+
+def _as_name(device_kind: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", device_kind)
 
 
 def table_key(part: int) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cascade_batch.workers.batch_sizes import BatchSizes
+
 _Shape = tuple[int, int, int, bool]
 """Height, width, steps, guided."""
 
@@ -28,7 +30,7 @@ def make_batches(
     requests: Sequence[Mapping[str, Any]],
     rows: Iterable[int],
     stage: str,
-    size: int,
+    sizes: BatchSizes,
     kinds: Sequence[Hashable] | None = None,
 ) -> list[Batch]:
     """Batches of the given rows, in row order within each group.
@@ -37,7 +39,7 @@ def make_batches(
         requests: rows of `schemas.IMAGE_REQUESTS`.
         rows: which of them to render.
         stage: "prior" or "decoder": whose steps and guidance scale decide the groups.
-        size: images per batch.
+        sizes: images per batch.
         kinds: of each of `requests`, what else must be equal within a batch; None: nothing.
     """
     groups: dict[tuple[_Shape, Hashable], list[int]] = {}
@@ -46,11 +48,13 @@ def make_batches(
         guided = request[f"{stage}_guidance_scale"] > 1
         shape = (request["height"], request["width"], request[f"{stage}_steps"], guided)
         groups.setdefault((shape, kinds[row] if kinds else None), []).append(row)
-    return [
-        _padded(members[start : start + size], size, shape)
-        for (shape, _), members in groups.items()
-        for start in range(0, len(members), size)
-    ]
+    batches = []
+    for (shape, _), members in groups.items():
+        size = sizes.of(width=shape[1], height=shape[0])
+        batches += [
+            _padded(members[start : start + size], size, shape) for start in range(0, len(members), size)
+        ]
+    return batches
 
 
 def halves(batch: Batch) -> list[Batch]:

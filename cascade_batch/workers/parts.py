@@ -47,6 +47,12 @@ def load_parts(model: ModelSpec, names: Sequence[str], expected: Mapping[str, st
     return {name: local_files(located[name]) for name in names}
 
 
+def load_files(model: ModelSpec, names: Sequence[str]) -> dict[str, PartFiles]:
+    """Local files of the named parts, for what belongs to no run."""
+    located = weights.locate(model, names)
+    return {name: local_files(located[name]) for name in names}
+
+
 def local_files(part: weights.Part) -> PartFiles:
     """A part on this node's disk, fetched if it is not there yet."""
     from cascade_batch.models.checkpoints import PartFiles  # torch: not for the driver

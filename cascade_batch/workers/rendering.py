@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cascade_batch.errors import CascadeError
+from cascade_batch.workers.batch_sizes import BatchSizes
 from cascade_batch.workers.batching import Batch, halves, make_batches
 from cascade_batch.workers.ledger import Attempt, Ledger
 
@@ -37,12 +38,15 @@ class RowResult:
 class Settings:
     """What an actor of a pool is told: the numerics it must hold to."""
 
-    batch: int
+    batch: int | str
+    """A number, or how the worker finds one: auto, probe."""
     threads: int
     dtype: str
     """A torch dtype's name."""
     device: str = "auto"
     """auto, or cpu for an actor that was given no GPU on a machine that has some."""
+    share: float = 1.0
+    """Of the device's memory that is this actor's."""
 
 
 RenderBatch = Callable[[Batch, Sequence[Request]], list[RowResult]]
@@ -56,7 +60,7 @@ def render_shard(
     requests: Sequence[Request],
     stage: str,
     shard: int,
-    size: int,
+    batch_sizes: Callable[[], BatchSizes],
     ledger: Ledger,
     render: RenderBatch,
     already_failed: Mapping[int, RowResult],
@@ -69,7 +73,7 @@ def render_shard(
 
     Args:
         stage: "prior" or "decoder".
-        size: images per batch.
+        batch_sizes: images per batch; asked once the attempt is counted, since measuring them may cost the worker.
         render: one batch in, one result per real row out; may raise DeviceOutOfMemory.
         already_failed: rows that are not to be rendered, with their results.
         kinds: of each row, what `make_batches` keeps apart.
@@ -86,11 +90,11 @@ def render_shard(
         results.update(
             {row: _worker_died(attempt) for row in _rows_of(requests, prompt) if row not in results}
         )
-    todo = [row for row in range(len(requests)) if row not in results]
+    todo, sizes = [row for row in range(len(requests)) if row not in results], batch_sizes()
     for group, prompt in _groups(requests, todo, attempt):
         if prompt is not None:
             ledger.announce(stage, shard, prompt)
-        for batch in make_batches(requests, group, stage, size, kinds):
+        for batch in make_batches(requests, group, stage, sizes, kinds):
             results.update(_render_batch(batch, requests, render))
     ledger.finish(stage, shard)
     return [results[row] for row in range(len(requests))], attempt

@@ -11,13 +11,17 @@ from cascade_batch.batches import DecoderBatch
 from cascade_batch.cascade import Decoder, PartFiles
 from cascade_batch.devices import device_kind, fix_numerics, keep_freed_memory, pick_device
 from cascade_batch.errors import SpecError
+from cascade_batch.geometry import embedding_side
 from cascade_batch.sampling import Sampling
+from cascade_batch.schemas import EMBEDDING_CHANNELS
 from cascade_batch.stores.embeddings import embedding_arrays
 from cascade_batch.stores.images import is_single_colour
+from cascade_batch.workers.batch_sizes import BatchSizes, Probe
 from cascade_batch.workers.batching import Batch
 from cascade_batch.workers.conditioned import batch_fields, given_of
-from cascade_batch.workers.conditions import RowConditions
+from cascade_batch.workers.conditions import NO_CONDITIONS, RowConditions
 from cascade_batch.workers.ledger import Ledger
+from cascade_batch.workers.probing import GUIDED, UNGUIDED, settled_sizes
 from cascade_batch.workers.rendering import (
     DeviceOutOfMemory,
     Request,
@@ -53,8 +57,14 @@ class StageBAWorker:
     """Holds Stage B and Stage A on one device."""
 
     def __init__(
-        self, parts: dict[str, PartFiles], settings: Settings, sampling: Sampling, ledger: Ledger
+        self,
+        parts: dict[str, PartFiles],
+        settings: Settings,
+        sampling: Sampling,
+        ledger: Ledger,
+        probe: Probe | None = None,
     ) -> None:
+        self._probe, self._batch_sizes = probe, None
         self._settings, self._sampling, self._ledger = settings, sampling, ledger
         keep_freed_memory()
         fix_numerics(settings.threads)
@@ -78,9 +88,9 @@ class StageBAWorker:
         def render(batch: Batch, requests: Sequence[Request]) -> list[RowResult]:
             return self._render(batch, requests, arrays, pooled, negative, given)
 
-        size, shard = self._settings.batch, data.ticket.shard
+        kinds, shard = [c.kind for c in given], data.ticket.shard
         results, attempt = render_shard(
-            requests, "decoder", shard, size, self._ledger, render, failed, [c.kind for c in given]
+            requests, "decoder", shard, self.batch_sizes, self._ledger, render, failed, kinds
         )
         pictures = self._table(requests, results, attempt.number)
         seconds = sum(r.seconds for row, r in enumerate(results) if row not in failed)
@@ -91,6 +101,20 @@ class StageBAWorker:
             pictures=pictures,
             seconds_ba=seconds,
         )
+
+    def batch_sizes(self) -> BatchSizes:
+        """Images per batch; measured once per run and device kind if the spec leaves them open. Raises StorageError."""
+        if self._batch_sizes is None:
+            batch, share = self._settings.batch, self._settings.share
+            self._batch_sizes = settled_sizes(batch, self._device_kind, share, self._probe, self._try_batch)
+        return self._batch_sizes
+
+    def _try_batch(self, batch: Batch) -> None:
+        request = {"seed": 0, "decoder_guidance_scale": GUIDED if batch.guided else UNGUIDED}
+        cells = (embedding_side(batch.height), embedding_side(batch.width))
+        noise = np.random.default_rng(0).standard_normal((EMBEDDING_CHANNELS, *cells), np.float32)
+        pooled = [0.0] * self._decoder.pooled_channels
+        self._render(batch, [request], [noise], [pooled], [pooled], [NO_CONDITIONS])
 
     def _render(
         self,

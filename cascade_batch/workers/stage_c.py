@@ -16,10 +16,12 @@ from cascade_batch.models.loras import Lora
 from cascade_batch.sampling import StageSampling
 from cascade_batch.stores.embeddings import embedding_column, embedding_sha256
 from cascade_batch.texts import PUBLISHED, TextOptions
+from cascade_batch.workers.batch_sizes import BatchSizes, Probe
 from cascade_batch.workers.batching import Batch
 from cascade_batch.workers.conditioned import batch_fields, given_of
 from cascade_batch.workers.conditions import RowConditions
 from cascade_batch.workers.ledger import Ledger
+from cascade_batch.workers.probing import GUIDED, UNGUIDED, settled_sizes
 from cascade_batch.workers.rendering import (
     DeviceOutOfMemory,
     Request,
@@ -29,6 +31,9 @@ from cascade_batch.workers.rendering import (
     worker_name,
 )
 from cascade_batch.workers.shards import ShardData
+
+PROMPT = "a photograph of a lighthouse on a cliff above the sea at dusk"
+"""What measured batches show."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,9 @@ class StageCWorker:
         ledger: Ledger,
         loras: Sequence[Lora] = (),
         text: TextOptions = PUBLISHED,
+        probe: Probe | None = None,
     ) -> None:
+        self._probe, self._batch_sizes = probe, None
         self._settings, self._sampling, self._schema, self._ledger = settings, sampling, schema, ledger
         keep_freed_memory()
         fix_numerics(settings.threads)
@@ -75,12 +82,24 @@ class StageCWorker:
                 batch, requests, Conditions(**batch_fields([given[row] for row in batch.rows]))
             )
 
-        size, shard = self._settings.batch, data.ticket.shard
+        kinds, shard = self._kinds(requests, given), data.ticket.shard
         results, attempt = render_shard(
-            requests, "prior", shard, size, self._ledger, render, failed, self._kinds(requests, given)
+            requests, "prior", shard, self.batch_sizes, self._ledger, render, failed, kinds
         )
         table = self._table(requests, results, attempt.number)
         return replace(data, conditioned=None, embeddings=table, seconds_c=sum(r.seconds for r in results))
+
+    def batch_sizes(self) -> BatchSizes:
+        """Images per batch; measured once per run and device kind if the spec leaves them open. Raises StorageError."""
+        if self._batch_sizes is None:
+            batch, share = self._settings.batch, self._settings.share
+            self._batch_sizes = settled_sizes(batch, self._device_kind, share, self._probe, self._try_batch)
+        return self._batch_sizes
+
+    def _try_batch(self, batch: Batch) -> None:
+        guidance = GUIDED if batch.guided else UNGUIDED
+        request = {"prompt": PROMPT, "negative_prompt": "", "seed": 0, "prior_guidance_scale": guidance}
+        self._render(batch, [request], Conditions())
 
     def _kinds(self, requests: Sequence[Request], given: Sequence[RowConditions]) -> list[tuple]:
         """Text windows of each image, and what else conditions it."""

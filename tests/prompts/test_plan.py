@@ -99,6 +99,17 @@ def test_a_plan_by_hand(tmp_path: Path) -> None:
     assert plan.slots_c == 4 + 256 + 44 + 8 + 4
     assert plan.slots_ba == 8 + 256 + 48 + (8 + 8) + 8
     assert plan.padded_c == pytest.approx(1 - 308 / 316)
+    assert [(load.width, load.height, load.images, load.guided, load.largest) for load in plan.loads_ba] == [
+        (256, 512, 300, False, 256),
+        (512, 512, 5, True, 3),
+        (1024, 512, 3, False, 2),
+    ]
+    assert plan.loads_c[1].slots[:4] == (5, 6, 8, 8), "without guidance in pool C they share their batches"
+    assert plan.loads_ba[1].slots[:4] == (5, 6, 8, 16), "in pool BA two of them are guided and apart"
+    for batch, place in ((4, 2), (8, 3)):
+        slots = plan.slots_c if batch == 4 else plan.slots_ba
+        loads = plan.loads_c if batch == 4 else plan.loads_ba
+        assert sum(load.slots[place] for load in loads) == slots
 
 
 @pytest.mark.parametrize("row_group_size", [1, 2, 1000])

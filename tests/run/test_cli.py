@@ -30,7 +30,7 @@ def test_the_surface_is_frozen() -> None:
         "--lora", "--image-encoder", "--effnet-encoder", "--controlnet",
     }  # fmt: skip
     assert flags_of("render") == spec | {"--runner", "--retry-failed", "--take-over"}
-    assert flags_of("plan") == spec | {"--rate", "--rate-from"}
+    assert flags_of("plan") == spec | {"--rate", "--rate-from", "--calibrate", "--gpus"}
     assert flags_of("status") == {"-h", "--help"}
     assert flags_of("verify") == {"-h", "--help", "--reopen"}
 
@@ -132,6 +132,7 @@ def test_plan_prints_costs_and_hours_only_from_a_rate(
     text = capsys.readouterr().out
     assert "images   6 in 3 shards" in text
     assert "padded   50.0% of pool C" in text
+    assert "(batch 4 assumed for C and BA)" in text
     assert "raise shards.prompts" in text
     assert "hours    unknown" in text
     assert main(["plan", str(prompts), *QUICK, "--rate", "0.5"]) == 0
@@ -140,6 +141,14 @@ def test_plan_prints_costs_and_hours_only_from_a_rate(
     capsys.readouterr()
     assert main(["plan", str(prompts), *QUICK, "--rate-from", out]) == 0
     assert "images/s" in capsys.readouterr().out
+
+
+def test_gpus_are_split_only_by_a_measured_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = write_prompts(tmp_path, 6)
+    assert main(["plan", str(prompts), *QUICK, "--gpus", "8", "--rate", "3"]) == 2
+    assert "--rate-from RUN" in capsys.readouterr().err
+    assert main(["plan", str(prompts), *QUICK, "--gpus", "0", "--calibrate"]) == 2
+    assert "no GPUs to split" in capsys.readouterr().err
 
 
 def test_a_spec_file_does_what_the_flags_do(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from cascade_batch.errors import SpecError
-from cascade_batch.runners.pools import Node, Pools, size_pools
+from cascade_batch.runners.pools import Node, Pools, best_split, size_pools
 from cascade_batch.spec import load_spec
 
 SHARE_C = 0.72
@@ -52,6 +52,25 @@ def test_an_actor_without_a_gpu_share_stays_on_the_cpu() -> None:
 def test_one_pool_given_leaves_the_rest_to_the_other() -> None:
     assert sized([Node(cpus=64, gpus=8)], "pools.c.actors=5").ba.actors == 3
     assert sized([Node(cpus=64, gpus=4)], "pools.ba.actors=1").c.actors == 3
+
+
+@pytest.mark.parametrize("actors", [2, 3, 5, 8, 16, 100])
+@pytest.mark.parametrize("share_c", [0.02, 0.3, 0.5, 0.72, 0.97])
+def test_no_other_split_is_faster(actors: int, share_c: float) -> None:
+    c = best_split(actors, share_c)
+    assert 1 <= c < actors
+    rates = {n: min(n / share_c, (actors - n) / (1 - share_c)) for n in range(1, actors)}
+    assert rates[c] == max(rates.values())
+
+
+def test_a_growing_pool_fits_at_its_least_and_shares_cores_at_its_most() -> None:
+    pools = sized([Node(cpus=8, gpus=0)], "pools.c.max_actors=3")
+    assert (pools.c.actors, pools.c.most, pools.c.settings.threads) == (1, 3, 2)
+    assert (pools.ba.actors, pools.ba.most) == (1, 1)
+    grown = sized([Node(cpus=64, gpus=8)], "pools.c.actors=2", "pools.c.max_actors=5")
+    assert (grown.c.actors, grown.c.most, grown.ba.actors) == (2, 5, 3), "room to grow is left"
+    with pytest.raises(SpecError, match="GPUs"):
+        sized([Node(8, 2)], "pools.c.actors=2", "pools.c.max_actors=4", "pools.ba.actors=1")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from cascade_batch.runners import ray_data
 from cascade_batch.runners.ray_data import PoolBA, PoolC, RayLedger
 from cascade_batch.runners.runner import Setup
 from tests.run.runs import contents, manifest_of, render, write_prompts
+from tests.run.test_probing import PROBED, WIDTHS, check_probed_run, rendering_at_most
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,6 +51,45 @@ class DeadlyPoolC(PoolC):
         prior.render = render_or_die
 
 
+class SmallPoolC(PoolC):
+    """On a device with memory for two images."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        limit_memory(self._worker._prior, 2)
+
+
+class SmallPoolBA(PoolBA):
+    """On a device with memory for one image."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        limit_memory(self._worker._decoder, 1)
+
+
+def limit_memory(networks: Any, most: int) -> None:
+    networks.render = partial(rendering_at_most(type(networks).render, most), networks)
+
+
+class GrowingPoolBA(PoolBA):
+    """Renders only once the pool has grown, or a minute has passed in vain."""
+
+    def __init__(self, setup: Setup, ledger: RayLedger) -> None:
+        super().__init__(setup, ledger)
+        decoder, workers = self._worker._decoder, Path(setup.ref.uri).with_name("workers")
+        workers.mkdir(exist_ok=True)
+        (workers / str(os.getpid())).touch()
+        rendered = decoder.render
+
+        def render_among_others(batch: DecoderBatch) -> DecodedImages:
+            deadline = time.monotonic() + 60
+            while len(list(workers.iterdir())) < 2 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            return rendered(batch)
+
+        decoder.render = render_among_others
+
+
 class SlowPoolBA(PoolBA):
     """Says while it renders that it does, and leaves time to kill it."""
 
@@ -75,6 +116,30 @@ def test_both_runners_give_equal_runs(tmp_path: Path) -> None:
     assert render(prompts, str(tmp_path / "local")) == 0
     assert render(prompts, str(tmp_path / "ray"), *CPU_POOLS, runner="ray") == 0
     assert contents(str(tmp_path / "ray")) == contents(str(tmp_path / "local"))
+
+
+def test_workers_of_a_pool_agree_on_the_batches_they_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_data, "PoolC", SmallPoolC)
+    monkeypatch.setattr(ray_data, "PoolBA", SmallPoolBA)
+    prompts, out = write_prompts(tmp_path, 48, width=WIDTHS * 2), tmp_path / "run"
+    assert render(prompts, str(out), *PROBED, *CPU_POOLS, "--c-actors=2", runner="ray") == 0
+    check_probed_run(out)
+    assert len(set(manifest_of(str(out))["stage_c_worker"].to_pylist())) == 2
+
+
+def test_a_pool_grows_while_shards_wait_and_the_run_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = write_prompts(tmp_path, 16)
+    assert render(prompts, str(tmp_path / "fixed")) == 0
+    monkeypatch.setattr(ray_data, "PoolBA", GrowingPoolBA)
+    growing = ("--ba-actors=1", "--set=pools.ba.max_actors=2")
+    assert render(prompts, str(tmp_path / "run"), *CPU_POOLS, *growing, runner="ray") == 0
+    assert len(list((tmp_path / "workers").iterdir())) == 2
+    assert len(set(manifest_of(str(tmp_path / "run"))["stage_ba_worker"].to_pylist())) == 2
+    assert contents(str(tmp_path / "run")) == contents(str(tmp_path / "fixed"))
 
 
 def test_both_pools_share_one_card(tmp_path: Path) -> None:

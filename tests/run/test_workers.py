@@ -5,6 +5,7 @@ import weakref
 import pytest
 
 from cascade_batch.errors import CascadeError
+from cascade_batch.workers.batch_sizes import BatchSizes
 from cascade_batch.workers.batching import Batch, halves, make_batches
 from cascade_batch.workers.ledger import AttemptLedger
 from cascade_batch.workers.rendering import DeviceOutOfMemory, RowResult, render_shard
@@ -26,7 +27,7 @@ class Died(BaseException):
 
 def test_batches_are_full_and_hold_one_kind_of_image() -> None:
     requests = [request(0), request(1, guidance=1.0), request(2), request(3, size=512), request(4)]
-    batches = make_batches(requests, range(5), "prior", 2)
+    batches = make_batches(requests, range(5), "prior", BatchSizes(2))
     assert [(b.rows, b.real, b.guided, b.height) for b in batches] == [
         ((0, 2), 2, True, 256),
         ((4, 4), 1, True, 256),
@@ -38,12 +39,14 @@ def test_batches_are_full_and_hold_one_kind_of_image() -> None:
 def test_images_of_different_kinds_never_share_a_batch() -> None:
     requests = [request(i, size=512 if i == 3 else 256) for i in range(6)]
     kinds = [1, "two", 1, 1, ("two", 2), "two"]
-    batches = make_batches(requests, [0, 1, 2, 3, 5], "prior", 2, kinds)
+    batches = make_batches(requests, [0, 1, 2, 3, 5], "prior", BatchSizes(2), kinds)
     assert [(b.rows, b.real) for b in batches] == [((0, 2), 2), ((1, 5), 2), ((3, 3), 1)]
 
 
 def test_guidance_scales_share_a_batch_if_all_are_on() -> None:
-    (batch,) = make_batches([request(0, guidance=2.0), request(1, guidance=7.5)], range(2), "prior", 2)
+    (batch,) = make_batches(
+        [request(0, guidance=2.0), request(1, guidance=7.5)], range(2), "prior", BatchSizes(2)
+    )
     assert batch.real == 2
 
 
@@ -53,7 +56,7 @@ def test_halves_drop_padding_only_batches() -> None:
 
 
 def run(requests, ledger, render, size=2, failed=None):
-    return render_shard(requests, "prior", 7, size, ledger, render, failed or {})
+    return render_shard(requests, "prior", 7, lambda: BatchSizes(size), ledger, render, failed or {})
 
 
 def test_results_come_in_row_order_and_failed_rows_are_not_rendered() -> None:
@@ -82,7 +85,7 @@ def test_kinds_hold_for_the_halves_of_a_batch_too() -> None:
         return [RowResult(row) for row in batch.rows[: batch.real]]
 
     results, _ = render_shard(
-        [request(i) for i in range(8)], "prior", 7, 4, AttemptLedger(3), render, {}, kinds
+        [request(i) for i in range(8)], "prior", 7, lambda: BatchSizes(4), AttemptLedger(3), render, {}, kinds
     )
     assert [r.value for r in results] == list(range(8))
     assert seen == [{0}] * 3 + [{1}] * 3

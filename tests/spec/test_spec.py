@@ -43,6 +43,11 @@ def test_a_plain_dtype_sets_both_stages() -> None:
         ("render: {prior_guidance_scale: 1e-4}", [], ["YAML reads 1e-4 as a string"]),
         ("render: {width: 1000}", ["render.height=1001"], ["render.height", "1001", "use 1000"]),
         ("", ["pools.c.actors=0"], ["pools.c.actors", "0"]),
+        ("", ["pools.c.batch=0"], ["pools.c.batch", "0", "1 to"]),
+        ("", ["pools.ba.batch=prob"], ["pools.ba.batch", "prob", "a number, auto or probe"]),
+        ("", ["pools.ba.batch=1.5"], ["pools.ba.batch", "int or str"]),
+        ("", ["pools.c.actors=3", "pools.c.max_actors=2"], ["pools.c.max_actors", "3 to"]),
+        ("", ["pools.ba.max_actors=0"], ["pools.ba.max_actors", "1 to"]),
         ("", ["log.level=inf"], ["log.level", "did you mean info?"]),
         ("", ["limits.attempts=1"], ["limits.attempts", "2 to"]),
         ("", ["seed"], ["--set needs key=value"]),
@@ -83,7 +88,16 @@ def test_round_trip_through_plain_values() -> None:
 
 def test_a_resume_may_change_pools_limits_and_logs_only() -> None:
     stored = load_spec("")
-    free = ["pools.c.actors=3", "pools.ba.gpus=0.5", "limits.attempts=5", "log.level=debug", "prompts.uri=b"]
+    free = [
+        "pools.c.actors=3",
+        "pools.c.max_actors=9",
+        "pools.ba.gpus=0.5",
+        "pools.rates_from=a",
+        "pools.c.batch=9",
+        "limits.attempts=5",
+        "log.level=debug",
+        "prompts.uri=b",
+    ]
     assert differing_fields(stored, load_spec("", free)) == {}
     wanted = load_spec("prompts: {columns: {prompt: caption}}", ["render.width=512", "seed=1"])
     assert differing_fields(stored, wanted) == {

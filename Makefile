@@ -45,8 +45,10 @@ parity: $(VENV)/dev  ## how far our numbers are from diffusers'
 soak: $(VENV)/dev  ## kill 20 Ray drivers at random and compare what is left
 	$(BIN)/python -m tests.run.soak
 
-bench: $(VENV)/dev  ## our networks beside diffusers'; planning 10 million prompts; driver memory per shard
+bench: $(VENV)/dev  ## networks and whole tables beside diffusers; growth; planning 10 million prompts; the driver
 	$(BIN)/python -m jobs.bench
+	$(BIN)/python -m jobs.bench.end_to_end
+	$(BIN)/python -m jobs.bench.growth
 	$(BIN)/python -m jobs.bench.plan
 	$(BIN)/python -m jobs.bench.driver
 

@@ -26,8 +26,8 @@ class ImageFile:
 def encode_png(pixels: np.ndarray, level: int) -> bytes:
     """PNG bytes of (H, W, 3) uint8 pixels: fixed settings, no timestamps, so equal pixels give equal bytes.
 
-    Three chunks as in the PNG specification (W3C, third edition, section 11.2), packed by libdeflate: a quarter of
-    the time of libpng and zlib at the same level, and fewer bytes (`jobs/BENCHMARKS.md`).
+    Three chunks as in the PNG specification (W3C, third edition, section 11.2), packed by libdeflate: a third of
+    the time of libpng and zlib or less, and fewer bytes (`jobs/BENCHMARKS.md`).
     """
     height, width, _ = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits a value, RGB

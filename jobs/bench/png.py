@@ -1,6 +1,6 @@
 """What a PNG costs: seconds and bytes of one picture, by encoder and setting.
 
-Run:  python -m jobs.bench.png RUN [--pictures 24] [--turns 3] [--out FILE]
+Run:  python -m jobs.bench.png RUN [--pictures 24] [--turns 1] [--out FILE]
 
 The pictures are those of RUN (`make demo` leaves one in demo/), and as many that have a photograph's statistics: noise
 whose power falls with the square of the frequency, three correlated channels, a little of a sensor's grain. One thread;
@@ -47,12 +47,11 @@ def main(argv: Sequence[str]) -> int:
     rows, encoders = [], dict(_encoders())
     print(HEAD)
     for kind, pictures in kinds.items():
-        usual = _bytes(encoders[USUAL], pictures)
-        for name, encode in encoders.items():
-            row = {"pictures": kind, "encoder": name, "seconds": _seconds(encode, pictures, options.turns)}
-            rows.append(row | {"bytes": _bytes(encode, pictures)})
-            mb, share = rows[-1]["bytes"] / 1e6, rows[-1]["bytes"] / usual
-            print(f"| {kind} | {name} | {row['seconds']:.3f} | {mb:.2f} | {share:.2f} |", flush=True)
+        measured = {name: _measured(encode, pictures, options.turns) for name, encode in encoders.items()}
+        usual = measured[USUAL][1]
+        for name, (seconds, size) in measured.items():
+            rows.append({"pictures": kind, "encoder": name, "seconds": seconds, "bytes": size})
+            print(f"| {kind} | {name} | {seconds:.3f} | {size / 1e6:.2f} | {size / usual:.2f} |", flush=True)
     if options.out:
         pq.write_table(pa.Table.from_pylist(rows), options.out)
     return 0
@@ -89,7 +88,7 @@ def _others() -> Iterator[tuple[str, Encode]]:
     if found := _package("imagecodecs"):
         yield "imagecodecs: libspng, level 6", partial(found.spng_encode, level=6)
     if found := _package("fpng_py"):
-        yield "fpng", lambda pixels: found.fpng_encode_image_to_memory(pixels.tobytes(), SIDE, SIDE)
+        yield "fpng", partial(_fpng, encode=found.fpng_encode_image_to_memory)
     for name, package in (("zlib-ng", "zlib_ng.zlib_ng"), ("ISA-L", "isal.isal_zlib")):
         for level in (1, 3, 6) if name == "zlib-ng" else (1, 3):
             if found := _package(package):
@@ -113,35 +112,34 @@ def _opencv(pixels: np.ndarray, settings: tuple[int, ...]) -> bytes:
     return cv2.imencode(".png", pixels[:, :, ::-1], settings)[1].tobytes()
 
 
+def _fpng(pixels: np.ndarray, encode: Callable[[bytes, int, int], bytes]) -> bytes:
+    return encode(pixels.tobytes(), SIDE, SIDE)
+
+
 def _packed(pixels: np.ndarray, compress: Callable[[bytes, int], bytes], level: int) -> bytes:
     """Our PNG, packed by another zlib."""
     with patch.object(images.deflate, "zlib_compress", compress):
         return encode_png(pixels, level)
 
 
-def _bytes(encode: Encode, pictures: list[np.ndarray]) -> int:
-    """Bytes of a picture, the mean; every file is read back."""
-    files = [encode(pixels) for pixels in pictures]
-    for file, pixels in zip(files, pictures, strict=True):
-        assert (np.asarray(Image.open(io.BytesIO(file))) == pixels).all(), "the pixels changed"
-    return round(statistics.mean(map(len, files)))
-
-
-def _seconds(encode: Encode, pictures: list[np.ndarray], turns: int) -> float:
-    best = [np.inf] * len(pictures)
+def _measured(encode: Encode, pictures: list[np.ndarray], turns: int) -> tuple[float, int]:
+    """Seconds of a picture, the median of the best turns, and its bytes, the mean; every file is read back."""
+    best, files = [np.inf] * len(pictures), [b""] * len(pictures)
     for _ in range(turns):
         for index, pixels in enumerate(pictures):
             start = time.perf_counter()
-            encode(pixels)
+            files[index] = encode(pixels)
             best[index] = min(best[index], time.perf_counter() - start)
-    return float(np.median(best))
+    for file, pixels in zip(files, pictures, strict=True):
+        assert (np.asarray(Image.open(io.BytesIO(file))) == pixels).all(), "the pixels changed"
+    return float(np.median(best)), round(statistics.mean(map(len, files)))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m jobs.bench.png", description="Time PNG encoders.")
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--pictures", type=int, default=24)
-    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table as Parquet")
     return parser
 

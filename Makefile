@@ -45,10 +45,15 @@ parity: $(VENV)/dev  ## how far our numbers are from diffusers'
 soak: $(VENV)/dev  ## kill 20 Ray drivers at random and compare what is left
 	$(BIN)/python -m tests.run.soak
 
-bench: $(VENV)/dev  ## our networks beside diffusers'; planning 10 million prompts; driver memory per shard
+bench: $(VENV)/dev  ## our networks beside diffusers'; planning; the pools; large runs
 	$(BIN)/python -m jobs.bench
 	$(BIN)/python -m jobs.bench.plan
 	$(BIN)/python -m jobs.bench.driver
+	$(BIN)/python -m jobs.bench.pools
+	$(BIN)/python -m jobs.bench.pools --model mini
+	$(BIN)/python -m jobs.bench.pools --model mini --store s3
+	$(BIN)/python -m jobs.bench.scale shards
+	$(BIN)/python -m jobs.bench.scale listing
 
 clean:  ## remove the virtual environment and the demo
 	rm -rf $(VENV) demo

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -43,6 +44,12 @@ SHARDS_PER_EXECUTION = 1024
 """Ray Data keeps books of every block on the driver until an execution ends, about 13 KB a shard. This bounds
 them, to 6.4 KB a shard over a run of 3,000 (`jobs/bench/driver.py`), at the price of loading the models again
 every 65,000 images or so."""
+IN_HAND: dict[str, Any] = {
+    "max_tasks_in_flight_per_actor": 2,
+    "max_concurrent_calls_per_actor": 2,
+    "enable_true_multi_threading": True,
+}
+"""An actor has two shards: it renders one, and hands the one before on or has the next one ready."""
 NO_PROGRESS_S = 4 * 3600
 """Ray Data gives up on a silent graph; one big shard on a slow card may take more than its 30 minutes."""
 
@@ -62,7 +69,7 @@ class RayLedger:
         ray.get(self._handle.announce.remote(stage, shard, prompt))
 
     def finish(self, stage: str, shard: int) -> None:
-        ray.get(self._handle.finish.remote(stage, shard))
+        self._handle.finish.remote(stage, shard)  # not waited for: one caller's calls arrive in order
 
 
 class PoolC:
@@ -82,9 +89,10 @@ class PoolC:
             loras,
             setup.text,
         )
+        self._device = ThreadPoolExecutor(1)
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        return _on_device(self._worker.render, row)
+        return _on_device(self._device, self._worker.render, row)
 
 
 class PoolBA:
@@ -95,18 +103,22 @@ class PoolBA:
 
         parts = load_parts(setup.model, STAGE_BA_PARTS, setup.weights)
         self._worker = StageBAWorker(parts, setup.pools.ba.settings, setup.sampling, ledger)
+        self._device = ThreadPoolExecutor(1)
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        return _on_device(self._worker.render, row)
+        return _on_device(self._device, self._worker.render, row)
 
 
-def _on_device(render: Callable[[ShardData], ShardData], row: pa.Table) -> pa.Table:
-    """Render a shard; a broken device ends this process, because only a death is restarted by Ray."""
+def _on_device(device: Executor, render: Callable[[ShardData], ShardData], row: pa.Table) -> pa.Table:
+    """Render a shard on the device's one thread, while a thread of Ray's hands the shard before it on.
+
+    A broken device ends this process, because only a death is restarted by Ray.
+    """
     import torch
 
     data = from_row(row)
     try:
-        return to_row(guarded(render, data))
+        return to_row(device.submit(guarded, render, data).result())
     except (torch.AcceleratorError, MemoryError, RuntimeError) as error:
         if not _is_device_error(error):
             raise
@@ -244,7 +256,7 @@ def _map_pool(graph: Dataset, actor: type, pool: Pool, setup: Setup, ledger: Ray
         batch_size=1,
         batch_format="pyarrow",
         fn_constructor_kwargs={"setup": setup, "ledger": ledger},
-        compute=ActorPoolStrategy(size=pool.actors),
+        compute=ActorPoolStrategy(size=pool.actors, **IN_HAND),
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
     )

@@ -64,6 +64,6 @@ def _group(process: psutil.Process) -> str:
         return "steps"
     if any(name in title for name in DAEMONS):
         return "Ray"
-    if "BA" in title:
+    if "TimedBA" in title:
         return "pool BA"
-    return "pool C" if "PoolC" in title or "WaitingC" in title else "steps"
+    return "pool C" if "TimedC" in title else "steps"

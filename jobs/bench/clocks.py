@@ -33,11 +33,14 @@ class CpuClocks:
         self._thread.join()
 
     def between(self, begin: float, end: float) -> dict[str, float]:
-        """CPU seconds by group between two times of `time.time()`, and `wall` between the samples used."""
+        """CPU seconds by group between two times of `time.time()`, `idle` ones, and `wall` between the samples used.
+
+        What is neither a group's nor idle was taken by other programs of this machine.
+        """
         first = min(self.samples, key=lambda s: abs(s[0] - begin))
         last = min(self.samples, key=lambda s: abs(s[0] - end))
         spent = last[1] - first[1]
-        return {**spent, "wall": last[0] - first[0]}
+        return {**spent, "idle": last[1]["idle"] - first[1]["idle"], "wall": last[0] - first[0]}
 
     def _watch(self) -> None:
         while not self._stop.wait(PERIOD_S):
@@ -54,6 +57,8 @@ class CpuClocks:
             used = times.user + times.system
             self._total[group] += used - self._seen.get(pid, 0.0)
             self._seen[pid] = used
+        machine = psutil.cpu_times()
+        self._total["idle"] = machine.idle + getattr(machine, "iowait", 0.0)
         self.samples.append((time.time(), self._total.copy()))
 
 

@@ -95,12 +95,11 @@ def _print_cores(used: dict[str, float], images: int) -> float:
     cores = os.cpu_count() or 1
     room = used["wall"] * cores
     spent = {group: seconds for group, seconds in used.items() if group != "wall"}
-    idle = max(0.0, room - sum(spent.values()))
-    print(f"of the {cores} cores in the steady state, by the processes' CPU clocks:")
+    spent["others"] = max(0.0, room - sum(spent.values()))
+    print(f"of the {cores} cores in the steady state, by the kernel's CPU clocks:")
     for group, seconds in sorted(spent.items(), key=lambda item: -item[1]):
         print(f"  {group:10} {seconds / room:6.1%}   {seconds / images:.3f} s an image")
-    pools = sum(seconds for group, seconds in spent.items() if group.startswith("pool"))
-    print(f"  {'idle':10} {idle / room:6.1%}")
+    pools, idle = sum(s for group, s in spent.items() if group.startswith("pool")), spent["idle"]
     print(
         f"  the pools have {pools / (pools + idle):.1%} of what the other work leaves: theirs / (theirs + idle)"
     )
@@ -164,7 +163,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--model", default="wait", help="wait (default), or an embedded model such as mini")
     parser.add_argument("--store", choices=("disk", "s3"), default="disk")
-    parser.add_argument("--shards", type=int, help="default 200, of a model 24")
+    parser.add_argument("--shards", type=int, help="default 200, of a model 16")
     parser.add_argument(
         "--images", type=int, help="per shard; default 4, as the batch, so that nothing is padded"
     )
@@ -175,7 +174,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="sets")
     arguments = parser.parse_args()
     waits = arguments.model == "wait"
-    for name, of_waiting, of_model in (("shards", 200, 24), ("images", 4, 4), ("side", 256, 1024)):
+    for name, of_waiting, of_model in (("shards", 200, 16), ("images", 4, 4), ("side", 256, 1024)):
         if getattr(arguments, name) is None:
             setattr(arguments, name, of_waiting if waits else of_model)
     return arguments

@@ -25,11 +25,6 @@ class PoolTimes:
     longest_gap: float
     actors: int
 
-    @property
-    def share(self) -> float:
-        """Busy seconds of each second between first and last."""
-        return self.busy / ((self.last - self.first) * self.actors)
-
 
 def time_pools(folder: Path) -> None:
     """Let the Ray runner of this process start actors that keep time in `folder`, on this machine."""

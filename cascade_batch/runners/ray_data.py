@@ -8,6 +8,7 @@ dead actor is restarted without limit, and what it was doing is counted by a led
 
 import json
 import logging
+import math
 import os
 import signal
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -44,6 +45,8 @@ SHARDS_PER_EXECUTION = 1024
 """Ray Data keeps books of every block on the driver until an execution ends, about 13 KB a shard. This bounds
 them, to 6.4 KB a shard over a run of 3,000 (`jobs/bench/driver.py`), at the price of loading the models again
 every 65,000 images or so."""
+STEPS = 3
+"""Kinds of steps that run beside the pools, neighbours counted as one."""
 IN_HAND: dict[str, Any] = {
     "max_tasks_in_flight_per_actor": 2,
     "max_concurrent_calls_per_actor": 2,
@@ -225,7 +228,7 @@ def _execute(graph: Dataset) -> Generator[ShardData]:
 
 def _graph(tickets: list[Ticket], setup: Setup, ledger: RayLedger) -> Dataset:
     rows = [{"ticket": json.dumps(_plain(ticket))} for ticket in tickets]
-    cpus, ref = setup.pools.step_cpus, setup.ref
+    cpus, ref = _step_cpus(setup.pools, sum(node.cpus for node in _nodes())), setup.ref
     graph = ray.data.from_items(rows, override_num_blocks=len(rows))
     graph = _map_step(graph, _open_ticket, cpus)
     if any(not t.has_embeddings or t.retry for t in tickets):
@@ -235,6 +238,16 @@ def _graph(tickets: list[Ticket], setup: Setup, ledger: RayLedger) -> Dataset:
     graph = _map_step(graph, partial(_step, step=read_committed, ref=ref), cpus)
     graph = _map_pool(graph, PoolBA, setup.pools.ba, setup, ledger)
     return _map_step(graph, partial(_step, step=commit_images, ref=ref), cpus)
+
+
+def _step_cpus(pools: Pools, cpus: float) -> float:
+    """CPUs of one step, so small that one of each kind fits beside the pools.
+
+    Ray Data reserves for upstream operators first: a step that it cannot reserve for waits until those before it have
+    ended, and pictures pile up uncommitted.
+    """
+    room = cpus - sum(pool.actors * pool.cpus for pool in (pools.c, pools.ba))
+    return min(pools.step_cpus, math.floor(1000 * room / STEPS) / 1000)
 
 
 def _plain(ticket: Ticket) -> dict[str, Any]:

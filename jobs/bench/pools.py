@@ -165,16 +165,18 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--store", choices=("disk", "s3"), default="disk")
     parser.add_argument("--shards", type=int, help="default 200, of a model 16")
     parser.add_argument(
-        "--images", type=int, help="per shard; default 4, as the batch, so that nothing is padded"
+        "--images",
+        type=int,
+        help="per shard; default 8, of a model 4: whole batches, so that nothing is padded",
     )
     parser.add_argument("--side", type=int, help="pixels; default 256, of a model 1024")
-    parser.add_argument("--seconds-c", type=float, default=0.05, help="a waiting Stage C's, per image")
-    parser.add_argument("--seconds-ba", type=float, default=0.1, help="a waiting Stage B + A's, per image")
+    parser.add_argument("--seconds-c", type=float, default=0.04, help="a waiting Stage C's, per image")
+    parser.add_argument("--seconds-ba", type=float, default=0.08, help="a waiting Stage B + A's, per image")
     parser.add_argument("--cpus", type=int, help="CPUs that Ray is told of; default: the machine's")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="sets")
     arguments = parser.parse_args()
     waits = arguments.model == "wait"
-    for name, of_waiting, of_model in (("shards", 200, 16), ("images", 4, 4), ("side", 256, 1024)):
+    for name, of_waiting, of_model in (("shards", 200, 16), ("images", 8, 4), ("side", 256, 1024)):
         if getattr(arguments, name) is None:
             setattr(arguments, name, of_waiting if waits else of_model)
     return arguments

@@ -15,8 +15,10 @@ import ray
 
 from cascade_batch.batches import DecodedImages, DecoderBatch, PriorBatch, PriorImages
 from cascade_batch.runners import ray_data
+from cascade_batch.runners.pools import Node, size_pools
 from cascade_batch.runners.ray_data import PoolBA, PoolC, RayLedger
 from cascade_batch.runners.runner import Setup
+from cascade_batch.spec import DtypeSpec, PoolsSpec
 from cascade_batch.workers.shards import ShardData
 from tests.run.runs import contents, manifest_of, render, write_prompts
 
@@ -161,6 +163,14 @@ def test_a_deadly_prompt_is_failed_and_its_mates_are_rendered(
     assert rows[1]["error_code"] == "worker_died"
     assert rows[1]["image_uri"] is None
     assert rows[0]["attempts"] == 3
+
+
+@pytest.mark.parametrize(("cpus", "gpus"), [(2, 0), (3, 0), (8, 0), (1, 1), (8, 1)])
+def test_every_kind_of_step_has_room_beside_the_pools(cpus: int, gpus: int) -> None:
+    pools = size_pools(PoolsSpec(), DtypeSpec(), [Node(cpus, gpus)], 0.72)
+    step = ray_data._step_cpus(pools, cpus)
+    assert 0 < step <= pools.step_cpus
+    assert pools.c.cpus + pools.ba.cpus + ray_data.STEPS * step <= cpus
 
 
 def test_pools_that_do_not_fit_are_refused_before_anything_hangs(

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 
 import psutil
 
@@ -19,8 +19,10 @@ class CpuClocks:
 
     def __init__(self, others: dict[int, str] | None = None) -> None:
         """`others`: further processes to watch, by what they are, such as a store's server."""
-        self.samples: list[tuple[float, Counter[str]]] = []
-        self._others, self._seen, self._total = others or {}, {}, Counter()
+        self.samples: list[tuple[float, dict[str, float]]] = []
+        self._others = others or {}
+        self._seen: dict[int, float] = {}
+        self._total: dict[str, float] = defaultdict(float)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -39,8 +41,8 @@ class CpuClocks:
         """
         first = min(self.samples, key=lambda s: abs(s[0] - begin))
         last = min(self.samples, key=lambda s: abs(s[0] - end))
-        spent = last[1] - first[1]
-        return {**spent, "idle": last[1]["idle"] - first[1]["idle"], "wall": last[0] - first[0]}
+        spent = {group: seconds - first[1].get(group, 0.0) for group, seconds in last[1].items()}
+        return spent | {"wall": last[0] - first[0]}
 
     def _watch(self) -> None:
         while not self._stop.wait(PERIOD_S):
@@ -59,7 +61,7 @@ class CpuClocks:
             self._seen[pid] = used
         machine = psutil.cpu_times()
         self._total["idle"] = machine.idle + getattr(machine, "iowait", 0.0)
-        self.samples.append((time.time(), self._total.copy()))
+        self.samples.append((time.time(), dict(self._total)))
 
 
 def _group(process: psutil.Process) -> str:

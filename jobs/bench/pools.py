@@ -134,8 +134,12 @@ def _spec(arguments: argparse.Namespace, prompts: Path, uri: str) -> Spec:
 def _prompts(folder: Path, arguments: argparse.Namespace) -> Path:
     count = arguments.shards * arguments.images
     path = folder / "prompts.parquet"
-    texts = [f"a red circle on a white background, number {i}" for i in range(count)]
-    pq.write_table(pa.table({"id": [str(i) for i in range(count)], "prompt": texts}), path)
+    pq.write_table(
+        pa.table(
+            {"id": [str(i) for i in range(count)], "prompt": ["a red circle on a white background"] * count}
+        ),
+        path,
+    )
     return path
 
 

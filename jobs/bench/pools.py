@@ -174,8 +174,8 @@ def _arguments() -> argparse.Namespace:
         help="per shard; default 8, of a model 4: whole batches, so that nothing is padded",
     )
     parser.add_argument("--side", type=int, help="pixels; default 256, of a model 1024")
-    parser.add_argument("--seconds-c", type=float, default=0.04, help="a waiting Stage C's, per image")
-    parser.add_argument("--seconds-ba", type=float, default=0.08, help="a waiting Stage B + A's, per image")
+    parser.add_argument("--seconds-c", type=float, default=0.035, help="a waiting Stage C's, per image")
+    parser.add_argument("--seconds-ba", type=float, default=0.07, help="a waiting Stage B + A's, per image")
     parser.add_argument("--cpus", type=int, help="CPUs that Ray is told of; default: the machine's")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="sets")
     arguments = parser.parse_args()

@@ -45,12 +45,17 @@ parity: $(VENV)/dev  ## how far our numbers are from diffusers'
 soak: $(VENV)/dev  ## kill 20 Ray drivers at random and compare what is left
 	$(BIN)/python -m tests.run.soak
 
-bench: $(VENV)/dev  ## networks and whole tables beside diffusers; growth; planning 10 million prompts; the driver
+bench: $(VENV)/dev  ## networks and whole tables beside diffusers; growth; planning; the driver, the pools, large runs
 	$(BIN)/python -m jobs.bench
 	$(BIN)/python -m jobs.bench.end_to_end
 	$(BIN)/python -m jobs.bench.growth
 	$(BIN)/python -m jobs.bench.plan
 	$(BIN)/python -m jobs.bench.driver
+	$(BIN)/python -m jobs.bench.pools
+	$(BIN)/python -m jobs.bench.pools --model mini
+	$(BIN)/python -m jobs.bench.pools --model mini --store s3
+	$(BIN)/python -m jobs.bench.scale shards
+	$(BIN)/python -m jobs.bench.scale listing
 
 clean:  ## remove the virtual environment and the demo
 	rm -rf $(VENV) demo

@@ -1,6 +1,6 @@
 """Opening a run: planned and written down once, afterwards only ever read and compared."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -42,6 +42,11 @@ class OpenRun:
     @property
     def images(self) -> int:
         return self.record["plan"]["images"]
+
+    def images_of(self, shards: Set[int]) -> int:
+        """Images of these shards together, by the plan."""
+        planned = zip(self.shards["shard"].to_pylist(), self.shards["images"].to_pylist(), strict=True)
+        return sum(images for shard, images in planned if shard in shards)
 
     @property
     def loads(self) -> dict[str, tuple[SizeLoad, ...]]:

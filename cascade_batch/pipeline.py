@@ -52,6 +52,7 @@ class Outcome:
     images_done: int
     images_now: int
     failed_rows: int
+    """Of all sittings if the run is finished or has a limit of failed rows, else of this sitting."""
     shards_undone: int
     errors: tuple[str, ...]
     seconds: float
@@ -95,12 +96,13 @@ def render(
     located = weights.locate(spec.model)
     weights.locate_loras(spec.model, located)
     run = open_or_create(spec, storage, lambda table: extra_parts(spec.model, table.conditions))
-    done = committed_shards(storage) & run.planned
-    failed = _failed_images(run, done)
+    done = committed_shards(storage, run.planned) & run.planned
+    # Rows are read only where they decide something: a read per shard is hours where a listing is seconds.
+    failed = _failed_images(run, done) if retry_failed or spec.limits.failed_rows is not None else {}
     tickets = _retries(run, failed) if retry_failed else _undone(run, done)
     progress = Progress(
         total_images=run.images,
-        done_images=_images_of(run, done),
+        done_images=run.images_of(done),
         failed_rows=sum(len(ids) for ids in failed.values()),
         to_retry=sum(len(ticket.retry) for ticket in tickets),
     )
@@ -133,8 +135,8 @@ def _alive(runner: Runner, storage: Storage, observer: Observer, take_over: bool
 
 def _undone(run: OpenRun, done: set[int]) -> list[Ticket]:
     """Shards without a manifest; those whose Stage C is committed first, so that pool BA starts at once."""
-    embedded = committed_embeddings(run.storage)
     rows = [row for row in run.shards.to_pylist() if row["shard"] not in done]
+    embedded = committed_embeddings(run.storage, [row["shard"] for row in rows])
     tickets = [ticket_from_row(row, row["shard"] in embedded) for row in rows]
     return sorted(tickets, key=lambda t: (not t.has_embeddings, t.shard))
 
@@ -152,10 +154,6 @@ def _failed_images(run: OpenRun, done: set[int]) -> dict[int, list[str]]:
         if ids:
             failed[shard] = ids
     return failed
-
-
-def _images_of(run: OpenRun, shards: set[int]) -> int:
-    return sum(run.shards.filter(pc.field("shard").isin(list(shards)))["images"].to_pylist())
 
 
 def _over_limit(spec: Spec, progress: Progress) -> bool:
@@ -251,17 +249,19 @@ def _drive(
 def _finish(run: OpenRun, progress: Progress, done: set[int], errors: tuple[str, ...], state: str) -> Outcome:
     """Derive the analysts' table if the run is whole, and write down how the sitting ended."""
     last = read_json(run.storage, layout.OUTCOME)
-    has_table = bool(run.storage.list(layout.TABLE))
-    if state == FINISHED and (
-        progress.images_now or not has_table or last is None or last["state"] != FINISHED
-    ):
-        write_table(run.storage, done, run.manifest_schema)
+    failed_rows = progress.failed_rows
+    if state == FINISHED:
+        unchanged = last and last["state"] == FINISHED and not progress.images_now
+        if last and unchanged and run.storage.list(layout.TABLE):
+            failed_rows = last["failed_rows"]
+        else:
+            failed_rows = write_table(run.storage, done, run.manifest_schema)
     outcome = Outcome(
         state=state,
         images=progress.total_images,
         images_done=progress.done_images,
         images_now=progress.images_now,
-        failed_rows=progress.failed_rows,
+        failed_rows=failed_rows,
         shards_undone=run.shards.num_rows - len(done),
         errors=errors,
         seconds=progress.seconds,

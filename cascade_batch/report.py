@@ -1,4 +1,4 @@
-"""How far a run is, read from storage alone."""
+"""How far a run is, told from storage alone."""
 
 import time
 from collections import Counter
@@ -22,32 +22,37 @@ class RunStatus:
     """Shards whose Stage C is committed, done ones included."""
     images: int
     images_done: int
-    failed: dict[str, int]
-    """Failed rows by error code."""
+    failed: dict[str, int] | None
+    """Failed rows by error code; None if no rows were read."""
     driver: str
     outcome: dict[str, Any] | None
     """How the last sitting ended, None if none has."""
 
 
-def run_status(run: OpenRun) -> RunStatus:
-    """Counts of what is committed; reads every manifest shard for its failures."""
+def run_status(run: OpenRun, rows: bool = False) -> RunStatus:
+    """Counts of what is committed, by listings and the plan; `rows` reads every manifest shard for its failures."""
     planned = run.planned
-    done = committed_shards(run.storage) & planned
-    images_done, failed = 0, Counter()
-    for _, manifest in read_manifests(run.storage, sorted(done)):
-        images_done += manifest.num_rows
-        codes = manifest.filter(pc.field("status") == "failed")["error_code"]
-        failed.update(codes.to_pylist())
+    done = committed_shards(run.storage, planned) & planned
+    left = planned - done  # a shard that is done has embeddings
+    embedded = committed_embeddings(run.storage, left) & left
     return RunStatus(
         shards=run.shards.num_rows,
         shards_done=len(done),
-        shards_embedded=len(committed_embeddings(run.storage) & planned),
+        shards_embedded=len(done) + len(embedded),
         images=run.images,
-        images_done=images_done,
-        failed=dict(failed),
+        images_done=run.images_of(done),
+        failed=_failed(run, done) if rows else None,
         driver=_driver(run),
         outcome=read_json(run.storage, layout.OUTCOME),
     )
+
+
+def _failed(run: OpenRun, done: set[int]) -> dict[str, int]:
+    failed = Counter()
+    for _, manifest in read_manifests(run.storage, sorted(done), ["status", "error_code"]):
+        codes = manifest.filter(pc.field("status") == "failed")["error_code"]
+        failed.update(codes.to_pylist())
+    return dict(failed)
 
 
 def _driver(run: OpenRun) -> str:

@@ -58,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_plan(commands.add_parser("plan", help="shards, images, bytes and PFLOP of a table; writes nothing"))
     status = commands.add_parser("status", help="how far a run is")
     status.add_argument("run", metavar="RUN", help="the run's folder or URL")
+    status.add_argument("--rows", action="store_true", help="count failed rows by code: reads every manifest")
     verify = commands.add_parser("verify", help="check every image of a run against its manifest")
     verify.add_argument("run", metavar="RUN", help="the run's folder or URL")
     verify.add_argument(

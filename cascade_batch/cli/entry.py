@@ -1,6 +1,7 @@
 """Parse, run one command, turn what happened into an exit code."""
 
 import os
+import shlex
 import signal
 import sys
 from argparse import Namespace
@@ -13,7 +14,7 @@ from cascade_batch.cli.arguments import build_parser, spec_flags
 from cascade_batch.cli.showing import make_observer, summary
 from cascade_batch.errors import CascadeError, PromptTableError, SpecError, WeightsError
 from cascade_batch.opening import open_existing
-from cascade_batch.report import run_status
+from cascade_batch.report import RunStatus, run_status
 from cascade_batch.runners.local import LocalRunner
 from cascade_batch.runners.ray_environment import prepare_own_cluster
 from cascade_batch.runners.runner import Runner
@@ -128,19 +129,24 @@ def _plan(arguments: Namespace, _argv: Sequence[str]) -> int:
 
 
 def _status(arguments: Namespace, _argv: Sequence[str]) -> int:
-    status = run_status(open_existing(arguments.run))
-    failed = ", ".join(f"{code} {count:,}" for code, count in sorted(status.failed.items())) or "none"
+    status = run_status(open_existing(arguments.run), arguments.rows)
     print(f"images  {status.images_done:,} of {status.images:,} done")
     print(
         f"shards  {status.shards_done:,} of {status.shards:,} done, {status.shards_embedded:,} with embeddings"
     )
-    print(f"failed  {failed}")
+    print(f"failed  {_failed(status, arguments.run)}")
     print(f"driver  {status.driver}")
     last = (
         status.outcome["state"] if status.outcome else "the last sitting has not ended: it runs, or it died"
     )
     print(f"last    {last}")
     return FINISHED
+
+
+def _failed(status: RunStatus, run: str) -> str:
+    if status.failed is None:
+        return f"not counted; cascade-batch status --rows {shlex.quote(run)}"
+    return ", ".join(f"{code} {count:,}" for code, count in sorted(status.failed.items())) or "none"
 
 
 def _verify(arguments: Namespace, _argv: Sequence[str]) -> int:

@@ -8,9 +8,11 @@ dead actor is restarted without limit, and what it was doing is counted by a led
 
 import json
 import logging
+import math
 import os
 import signal
 from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -46,6 +48,14 @@ every 65,000 images or so."""
 GROW_AT = 1.0
 """Shards per slot of its actors at which a pool that may grow gets another actor; Ray's own 1.75 is never reached by
 actors that are handed no more shards than they have slots for."""
+STEPS = 3
+"""Kinds of steps that run beside the pools, neighbours counted as one."""
+IN_HAND: dict[str, Any] = {
+    "max_tasks_in_flight_per_actor": 2,
+    "max_concurrent_calls_per_actor": 2,
+    "enable_true_multi_threading": True,
+}
+"""An actor has two shards: it renders one, and hands the one before on or has the next one ready."""
 NO_PROGRESS_S = 4 * 3600
 """Ray Data gives up on a silent graph; one big shard on a slow card may take more than its 30 minutes."""
 
@@ -65,7 +75,7 @@ class RayLedger:
         ray.get(self._handle.announce.remote(stage, shard, prompt))
 
     def finish(self, stage: str, shard: int) -> None:
-        ray.get(self._handle.finish.remote(stage, shard))
+        self._handle.finish.remote(stage, shard)  # not waited for: one caller's calls arrive in order
 
 
 class PoolC:
@@ -86,9 +96,10 @@ class PoolC:
             setup.text,
             setup.probe("c"),
         )
+        self._device = ThreadPoolExecutor(1)
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        return _on_device(self._worker.render, row)
+        return _on_device(self._device, self._worker.render, row)
 
 
 class PoolBA:
@@ -101,18 +112,22 @@ class PoolBA:
         self._worker = StageBAWorker(
             parts, setup.pools.ba.settings, setup.sampling, ledger, setup.probe("ba")
         )
+        self._device = ThreadPoolExecutor(1)
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        return _on_device(self._worker.render, row)
+        return _on_device(self._device, self._worker.render, row)
 
 
-def _on_device(render: Callable[[ShardData], ShardData], row: pa.Table) -> pa.Table:
-    """Render a shard; a broken device ends this process, because only a death is restarted by Ray."""
+def _on_device(device: Executor, render: Callable[[ShardData], ShardData], row: pa.Table) -> pa.Table:
+    """Render a shard on the device's one thread, while a thread of Ray's hands the shard before it on.
+
+    A broken device ends this process, because only a death is restarted by Ray.
+    """
     import torch
 
     data = from_row(row)
     try:
-        return to_row(guarded(render, data))
+        return to_row(device.submit(guarded, render, data).result())
     except (torch.AcceleratorError, MemoryError, RuntimeError) as error:
         if not _is_device_error(error):
             raise
@@ -220,7 +235,7 @@ def _execute(graph: Dataset) -> Generator[ShardData]:
 
 def _graph(tickets: list[Ticket], setup: Setup, ledger: RayLedger) -> Dataset:
     rows = [{"ticket": json.dumps(_plain(ticket))} for ticket in tickets]
-    cpus, ref = setup.pools.step_cpus, setup.ref
+    cpus, ref = _step_cpus(setup.pools, sum(node.cpus for node in _nodes())), setup.ref
     graph = ray.data.from_items(rows, override_num_blocks=len(rows))
     graph = _map_step(graph, _open_ticket, cpus)
     if any(not t.has_embeddings or t.retry for t in tickets):
@@ -230,6 +245,16 @@ def _graph(tickets: list[Ticket], setup: Setup, ledger: RayLedger) -> Dataset:
     graph = _map_step(graph, partial(_step, step=read_committed, ref=ref), cpus)
     graph = _map_pool(graph, PoolBA, setup.pools.ba, setup, ledger)
     return _map_step(graph, partial(_step, step=commit_images, ref=ref), cpus)
+
+
+def _step_cpus(pools: Pools, cpus: float) -> float:
+    """CPUs of one step, so small that one of each kind fits beside the pools.
+
+    Ray Data reserves for upstream operators first: a step that it cannot reserve for waits until those before it have
+    ended, and pictures pile up uncommitted.
+    """
+    room = cpus - sum(pool.actors * pool.cpus for pool in (pools.c, pools.ba))
+    return min(pools.step_cpus, math.floor(1000 * room / STEPS) / 1000)
 
 
 def _plain(ticket: Ticket) -> dict[str, Any]:
@@ -251,7 +276,7 @@ def _map_pool(graph: Dataset, actor: type, pool: Pool, setup: Setup, ledger: Ray
         batch_size=1,
         batch_format="pyarrow",
         fn_constructor_kwargs={"setup": setup, "ledger": ledger},
-        compute=ActorPoolStrategy(min_size=pool.actors, max_size=pool.most),
+        compute=ActorPoolStrategy(min_size=pool.actors, max_size=pool.most, **IN_HAND),
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
     )

@@ -137,14 +137,18 @@ class Storage:
 
     def list(self, prefix: str = "") -> ObjectInfos:
         """All objects whose key starts with `prefix`, in folders below too, sorted by key."""
-        folder = prefix.rpartition("/")[0]
-        if folder:
+        if folder := prefix.rpartition("/")[0]:
             _refuse_unsafe(folder)
         try:
-            found = retried(lambda: self._list_once(folder), self.url(prefix))
+            found = retried(lambda: self._list_once(prefix), self.url(prefix))
         except FileNotFoundError:
             return []
         return sorted((i for i in found if i.key.startswith(prefix)), key=lambda i: i.key)
+
+    @property
+    def lists_by_prefix(self) -> bool:
+        """Whether a listing costs what it returns. Elsewhere it costs what the prefix's whole folder holds."""
+        return getattr(self._store(), "is_s3", False)
 
     def create(self, key: str, data: bytes) -> None:
         """Write an object that is not there yet. Equal bytes already there are fine: either an own
@@ -245,9 +249,9 @@ class Storage:
     def _info_once(self, key: str) -> tuple[Any, ...] | None:
         return self._store().info(key)
 
-    def _list_once(self, folder: str) -> ObjectInfos:
+    def _list_once(self, prefix: str) -> ObjectInfos:
         store: Any = self._store()  # three or four facts about an object
-        return [ObjectInfo(*found) for found in store.list(folder)]
+        return [ObjectInfo(*found) for found in store.list(prefix)]
 
     def _put_once(
         self, key: str, data: bytes, mode: WriteMode, expected: bytes = b"", etag: str | None = None

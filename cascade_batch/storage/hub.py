@@ -76,11 +76,10 @@ class HubFiles:
         """What the hub knows of a file, None if there is none."""
         return self._snapshot().files.get(self.root + key)
 
-    def list(self, folder: str) -> Iterator[tuple[str, int, str | None, str | None]]:
-        """Every file below `folder`."""
-        below = f"{self.root}{folder}/" if folder else self.root
+    def list(self, prefix: str) -> Iterator[tuple[str, int, str | None, str | None]]:
+        """Every file whose key starts with `prefix`."""
         for path, found in self._snapshot().files.items():
-            if path.startswith(below):
+            if path.startswith(self.root + prefix):
                 yield path.removeprefix(self.root), *found
 
     def create(self, _key: str, _data: bytes) -> NoReturn:

@@ -40,9 +40,10 @@ class LocalFiles:
         path = self.root / key
         return (path.stat().st_size, None) if path.is_file() else None
 
-    def list(self, folder: str) -> Iterator[tuple[str, int, None]]:
-        """(key, bytes, no ETag) of every file below `folder`, temporary ones excepted."""
-        for parent, _, names in os.walk(self.root / folder, onerror=_unless_missing):
+    def list(self, prefix: str) -> Iterator[tuple[str, int, None]]:
+        """(key, bytes, no ETag) of every file in the folder of `prefix` and below, temporary ones excepted."""
+        folder = self.root / prefix.rpartition("/")[0]
+        for parent, _, names in os.walk(folder, onerror=_unless_missing):
             for name in names:
                 path = os.path.join(parent, name)
                 with suppress(FileNotFoundError):  # deleted since, or a dangling link

@@ -20,6 +20,7 @@ S3_PROTOCOLS = {"s3", "s3a"}
 # looks first and then writes, and its FileExistsError proves nothing.
 CREATE_ONLY_PROTOCOLS = S3_PROTOCOLS | {"gs", "gcs", "abfs", "abfss", "az"}
 CONNECT_SECONDS, READ_SECONDS = 10, 60
+PAGE = 1000  # objects per listing request; S3's own limit
 SINGLE_PUT = 5 * 2**30  # bytes; S3's own limit for one PUT
 READ_BUFFER = 2**20
 
@@ -59,12 +60,29 @@ class RemoteObjects:
             return None
         return (int(found["size"]), _etag(found)) if found["type"] == "file" else None
 
-    def list(self, folder: str) -> Iterator[tuple[str, int, str | None]]:
-        """(key, bytes, ETag) of every object below `folder`."""
-        for name, found in self.files.find(self._path(folder).rstrip("/"), detail=True).items():
+    def list(self, prefix: str) -> Iterator[tuple[str, int, str | None]]:
+        """(key, bytes, ETag) of every object whose key starts with `prefix`; elsewhere than on S3, of its folder."""
+        if self.is_s3:
+            yield from self._pages(prefix)
+            return
+        folder = self._path(prefix.rpartition("/")[0]).rstrip("/")
+        for name, found in self.files.find(folder, detail=True).items():
             key = name.removeprefix(self.root).lstrip("/")
             if found.get("type") == "file" and key and not key.endswith("/"):
                 yield key, int(found["size"]), _etag(found)
+
+    def _pages(self, prefix: str) -> Iterator[tuple[str, int, str | None]]:
+        """A listing by S3's own request. `find` of s3fs asks for whole folders and takes half as long again."""
+        bucket, root, _ = self.files.split_path(self._path(""))
+        wanted, page = {"Bucket": bucket, "Prefix": root + prefix, "MaxKeys": PAGE}, {}
+        while page is not None:
+            found = self.files.call_s3("list_objects_v2", **wanted, **page)
+            for entry in found.get("Contents", ()):
+                key = entry["Key"].removeprefix(root)
+                if key and not key.endswith("/"):
+                    yield key, int(entry["Size"]), _etag(entry)
+            token = found.get("NextContinuationToken")
+            page = {"ContinuationToken": token} if token else None
 
     def create(self, key: str, data: bytes) -> None:
         """Raises FileExistsError, or NotImplementedError on a store without conditional writes."""

@@ -4,7 +4,7 @@ The array of a row is 16 x h x w float32; float32 holds bfloat16 exactly.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ import pyarrow as pa
 from cascade_batch.schemas import EMBEDDING_CHANNELS
 from cascade_batch.storage import Storage
 from cascade_batch.stores import layout, parquet
+from cascade_batch.stores.listing import listed_shards
 
 _FLOAT_COLUMNS = ("embedding.list.element", "pooled.list.element", "negative_pooled.list.element")
 
@@ -59,7 +60,6 @@ def read_embeddings(storage: Storage, shard: int) -> pa.Table:
     return parquet.from_bytes(storage.read(key), key)
 
 
-def committed_embeddings(storage: Storage) -> set[int]:
-    """Shards whose Stage C is done: one listing."""
-    shards = (layout.shard_of(info.key) for info in storage.list(layout.EMBEDDINGS))
-    return {shard for shard in shards if shard is not None}
+def committed_embeddings(storage: Storage, among: Collection[int] | None = None) -> set[int]:
+    """Shards whose Stage C is done, by names alone; `among` as in `listed_shards`."""
+    return listed_shards(storage, layout.EMBEDDINGS, among)

@@ -1,6 +1,7 @@
 """Where everything of a run lies, relative to the run's root. No I/O."""
 
 import re
+from collections.abc import Iterable
 
 RUN = "run.json"
 PLAN = "plan.parquet"
@@ -22,6 +23,11 @@ def embeddings_key(shard: int) -> str:
 
 def manifest_key(shard: int) -> str:
     return f"{MANIFEST}{shard_name(shard)}.parquet"
+
+
+def shard_prefixes(folder: str, shards: Iterable[int]) -> list[str]:
+    """What the keys of these shards in `folder` begin with, a thousand shards each: as many as S3 lists at once."""
+    return sorted({f"{folder}{shard_name(shard)[:-3]}" for shard in shards})
 
 
 def image_key(shard: int, image_id: str, suffix: str = "") -> str:

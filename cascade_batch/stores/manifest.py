@@ -1,6 +1,6 @@
 """Manifest shards, commit 2: one row per image; a shard whose manifest stands is done."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -8,6 +8,7 @@ import pyarrow as pa
 from cascade_batch.errors import StorageError
 from cascade_batch.storage import Storage
 from cascade_batch.stores import layout, parquet
+from cascade_batch.stores.listing import listed_shards
 
 READERS = 16
 """Manifest shards read at once; they are small, so latency decides."""
@@ -15,10 +16,9 @@ _ROWS_PER_PART = 100_000
 _SHARDS_PER_WAVE = 512
 
 
-def committed_shards(storage: Storage) -> set[int]:
-    """Shards that are done: one listing."""
-    shards = (layout.shard_of(info.key) for info in storage.list(layout.MANIFEST))
-    return {shard for shard in shards if shard is not None}
+def committed_shards(storage: Storage, among: Collection[int] | None = None) -> set[int]:
+    """Shards that are done, by names alone; `among` as in `listed_shards`."""
+    return listed_shards(storage, layout.MANIFEST, among)
 
 
 def read_manifest(storage: Storage, shard: int, columns: list[str] | None = None) -> pa.Table:
@@ -55,13 +55,13 @@ def read_table(storage: Storage, columns: list[str] | None = None) -> Iterator[p
         yield parquet.from_bytes(storage.read(part.key), part.key, columns=columns)
 
 
-def write_table(storage: Storage, shards: Iterable[int], schema: pa.Schema) -> list[str]:
-    """The whole manifest in few large files under `table/`: derived, for analysts. Returns their keys."""
-    keys: list[str] = []
-    for part in _parts(read_manifests(storage, sorted(shards)), schema):
-        keys.append(layout.table_key(len(keys)))
-        storage.put(keys[-1], parquet.to_bytes(part))
-    return keys
+def write_table(storage: Storage, shards: Iterable[int], schema: pa.Schema) -> int:
+    """The whole manifest in few large files under `table/`: derived, for analysts. Returns its failed rows."""
+    failed = 0
+    for number, part in enumerate(_parts(read_manifests(storage, sorted(shards)), schema)):
+        storage.put(layout.table_key(number), parquet.to_bytes(part))
+        failed += part["status"].to_pylist().count("failed")
+    return failed
 
 
 def _parts(manifests: Iterable[tuple[int, pa.Table]], schema: pa.Schema) -> Iterator[pa.Table]:

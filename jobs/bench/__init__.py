@@ -1,1 +1,1 @@
-"""Benchmarks: the networks beside diffusers (`python -m jobs.bench`), planning and the driver."""
+"""Benchmarks: the networks beside diffusers (`python -m jobs.bench`), plans, the driver, the pools, large runs."""

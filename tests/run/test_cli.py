@@ -14,6 +14,7 @@ from cascade_batch.cli import main
 from cascade_batch.cli.arguments import SPEC_FLAGS, build_parser
 from cascade_batch.schemas import ERROR_CODES, MANIFEST
 from cascade_batch.storage import Storage
+from cascade_batch.stores import layout
 from tests.run.runs import QUICK, render, write_prompts
 
 
@@ -31,7 +32,7 @@ def test_the_surface_is_frozen() -> None:
     }  # fmt: skip
     assert flags_of("render") == spec | {"--runner", "--retry-failed", "--take-over"}
     assert flags_of("plan") == spec | {"--rate", "--rate-from", "--calibrate", "--gpus"}
-    assert flags_of("status") == {"-h", "--help"}
+    assert flags_of("status") == {"-h", "--help", "--rows"}
     assert flags_of("verify") == {"-h", "--help", "--reopen"}
 
 
@@ -172,11 +173,31 @@ def test_column_mapping_and_status(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "--column" in capsys.readouterr().err
     assert render(path, out, "--column=prompt=caption", "--column=source_status=status") == 0
     capsys.readouterr()
-    assert main(["status", out]) == 0
+    assert main(["status", out, "--rows"]) == 0
     text = capsys.readouterr().out
     assert "images  1 of 1 done" in text
     assert "failed  none" in text
     assert "last    finished" in text
+
+
+def test_status_counts_by_names_and_reads_rows_only_when_told(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = write_prompts(tmp_path, 5, prompt=["red", None, "blue", "green", "black"])
+    assert render(prompts, store) == 0
+    storage = Storage(store)
+    storage.delete(layout.manifest_key(2))
+    capsys.readouterr()
+    assert main(["status", store, "--rows"]) == 0
+    assert "failed  null_prompt 1" in capsys.readouterr().out
+    storage.put(layout.manifest_key(0), b"no manifest that could be read")
+    assert main(["status", store]) == 0
+    text = capsys.readouterr().out
+    assert "images  4 of 5 done" in text
+    assert "shards  2 of 3 done, 3 with embeddings" in text
+    assert f"failed  not counted; cascade-batch status --rows {store}" in text
+    assert main(["status", store, "--rows"]) == 1
+    assert layout.manifest_key(0) in capsys.readouterr().err
 
 
 def test_status_of_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

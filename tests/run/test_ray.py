@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
 import pytest
 import ray
 
 from cascade_batch.batches import DecodedImages, DecoderBatch, PriorBatch, PriorImages
 from cascade_batch.runners import ray_data
+from cascade_batch.runners.pools import Node, size_pools
 from cascade_batch.runners.ray_data import PoolBA, PoolC, RayLedger
 from cascade_batch.runners.runner import Setup
+from cascade_batch.spec import DtypeSpec, PoolsSpec
+from cascade_batch.workers.shards import ShardData
 from tests.run.runs import contents, manifest_of, render, write_prompts
 from tests.run.test_probing import PROBED, WIDTHS, check_probed_run, rendering_at_most
 
@@ -107,6 +111,33 @@ class SlowPoolBA(PoolBA):
         decoder.render = render_slowly
 
 
+class LingeringPoolBA(PoolBA):
+    """Hands a shard on only once the next one is being rendered, and never renders two at once."""
+
+    def __init__(self, setup: Setup, ledger: RayLedger) -> None:
+        super().__init__(setup, ledger)
+        self._begun: set[int] = set()
+        worker: Any = self._worker
+        render, alone = worker.render, threading.Lock()
+
+        def render_alone(data: ShardData) -> ShardData:
+            assert alone.acquire(blocking=False), "two shards on one device"
+            self._begun.add(data.ticket.shard)
+            rendered = render(data)
+            alone.release()
+            return rendered
+
+        worker.render = render_alone
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        handed_on = super().__call__(row)
+        deadline = time.monotonic() + 60
+        while len(self._begun) < 2:
+            assert time.monotonic() < deadline, "the next shard waits for this one"
+            time.sleep(0.05)
+        return handed_on
+
+
 def _rendering(run: Path) -> Path:
     return run.with_name("rendering")
 
@@ -162,6 +193,15 @@ def test_a_killed_actor_costs_a_retry_not_the_run(tmp_path: Path, monkeypatch: p
     assert max(manifest["attempts"].to_pylist()) == 2
 
 
+def test_a_shard_is_handed_on_while_the_next_one_is_rendered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_data, "PoolBA", LingeringPoolBA)
+    prompts, out = write_prompts(tmp_path, 6), str(tmp_path / "run")
+    assert render(prompts, out, *CPU_POOLS, runner="ray") == 0
+    assert manifest_of(out)["status"].to_pylist() == ["ok"] * 6
+
+
 def _kill_once(name: str, killed: list[int], out: Path) -> None:
     """SIGKILL the pool's worker in the middle of a batch once the first shard is committed."""
     deadline, sign = time.monotonic() + 120, _rendering(out)
@@ -188,6 +228,14 @@ def test_a_deadly_prompt_is_failed_and_its_mates_are_rendered(
     assert rows[1]["error_code"] == "worker_died"
     assert rows[1]["image_uri"] is None
     assert rows[0]["attempts"] == 3
+
+
+@pytest.mark.parametrize(("cpus", "gpus"), [(2, 0), (3, 0), (8, 0), (1, 1), (8, 1)])
+def test_every_kind_of_step_has_room_beside_the_pools(cpus: int, gpus: int) -> None:
+    pools = size_pools(PoolsSpec(), DtypeSpec(), [Node(cpus, gpus)], 0.72)
+    step = ray_data._step_cpus(pools, cpus)
+    assert 0 < step <= pools.step_cpus
+    assert pools.c.cpus + pools.ba.cpus + ray_data.STEPS * step <= cpus
 
 
 def test_pools_that_do_not_fit_are_refused_before_anything_hangs(

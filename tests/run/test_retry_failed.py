@@ -12,6 +12,7 @@ from cascade_batch.batches import DecodedImages, DecoderBatch, PriorBatch, Prior
 from cascade_batch.storage import Storage
 from cascade_batch.stores import layout
 from cascade_batch.stores.embeddings import read_embeddings
+from cascade_batch.stores.manifest import committed_shards
 from tests.run.failing import Died, Failure, Way, Writes, failing_writes
 from tests.run.remembered import Asked, remember
 from tests.run.runs import contents, differences, manifest_of, render, write_prompts
@@ -154,6 +155,18 @@ def retry(prompts: Path, out: str, writes: Writes) -> int | None:
             return render(prompts, out, *FAST, "--retry-failed")
         except Died:
             return None
+
+
+def test_a_finished_run_counts_the_failed_rows_of_all_sittings(prompts: Path, store: str) -> None:
+    render_with_faults(prompts, store)
+    storage = Storage(store)
+    last = layout.manifest_key(max(committed_shards(storage)))
+    for key in (last, layout.OUTCOME):  # as if the driver had been killed before its last commit
+        storage.delete(key)
+    for _ in ("the last shard is rendered", "nothing is left to do"):
+        assert render(prompts, store, *FAST) == 0
+        failed = [code for code in codes(store) if code]
+        assert json.loads(storage.read(layout.OUTCOME))["failed_rows"] == len(failed) > 0
 
 
 def test_the_limit_of_failed_rows_counts_all_sittings(wanted: dict, prompts: Path, store: str) -> None:

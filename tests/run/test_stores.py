@@ -153,6 +153,23 @@ def test_only_whole_shard_names_count_as_committed(store: str) -> None:
     assert committed_shards(storage) == {0, 123_456_789}
 
 
+def test_shards_are_found_by_name_wherever_their_numbers_lie(store: str) -> None:
+    storage = Storage(store)
+    there = {0, 999, 1000, 99_999_999, 100_000_000, 123_456_789}
+    for shard in there:
+        storage.put(layout.manifest_key(shard), b"")
+    for among in (there, {999}, {1000, 1001}, {123_456_000, 123_456_789}, {99_999_998, 99_999_999, 5}, set()):
+        assert committed_shards(storage, among) & among == there & among
+    assert committed_embeddings(storage, there) == set()
+
+
+def test_a_store_that_lists_by_prefix_is_asked_for_no_more(moto_root: str) -> None:
+    storage = Storage(moto_root)
+    for shard in (0, 999, 1000, 2000):
+        storage.put(layout.manifest_key(shard), b"")
+    assert committed_shards(storage, {1001}) == {1000}
+
+
 def test_manifests_come_in_the_order_asked_for(store: str) -> None:
     storage = Storage(store)
     write_manifests(storage, {0: 1, 1: 2, 2: 3})
@@ -178,7 +195,8 @@ def test_the_derived_table_holds_every_row_in_shard_order(
     monkeypatch.setattr(manifest, "_ROWS_PER_PART", 4)
     storage = Storage(store)
     write_manifests(storage, {0: 3, 1: 3, 2: 3})
-    keys = write_table(storage, {2, 0, 1}, manifest_schema(pa.schema([])))
+    assert write_table(storage, {2, 0, 1}, manifest_schema(pa.schema([]))) == 0
+    keys = [info.key for info in storage.list(layout.TABLE)]
     assert keys == ["table/part-00000.parquet", "table/part-00001.parquet"]
     parts = [parquet.from_bytes(storage.read(key), key) for key in keys]
     assert [part.num_rows for part in parts] == [6, 3]

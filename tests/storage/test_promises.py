@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cascade_batch.errors import SpecError, StorageError
-from cascade_batch.storage import ObjectChanged, ObjectExists, ObjectMissing, Storage
+from cascade_batch.storage import ObjectChanged, ObjectExists, ObjectMissing, Storage, remote
 from cascade_batch.storage.local import TEMPORARY
 
 
@@ -63,6 +63,20 @@ def test_list_is_recursive_sorted_and_relative(store: str) -> None:
     assert [info.size for info in storage.list("a/1/")] == [5]
     assert storage.list("none/") == []
     assert storage.info("a") is None, "a folder is no object"
+
+
+@pytest.mark.parametrize("server", ["moto_root", "seaweed_root"])
+def test_a_listing_goes_on_from_page_to_page(
+    server: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "PAGE", 3)
+    storage = Storage(request.getfixturevalue(server))
+    keys = [f"manifest/shard-{number}" for number in range(7)] + ["manifest/a +&%41 ü.png", "manifest-2"]
+    for key in keys:
+        storage.create(key, b"")
+    assert [info.key for info in storage.list()] == sorted(keys)
+    assert [info.key for info in storage.list("manifest/")] == sorted(keys)[1:]
+    assert [info.key for info in storage.list("manifest/shard-6")] == ["manifest/shard-6"]
 
 
 def test_reads_of_parts(store: str, tmp_path: Path) -> None:

@@ -9,11 +9,10 @@ no weights, is an error that names it. Nothing is ever read by pickle.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
-from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from cascade_batch.errors import WeightsError
 from cascade_batch.models.config import parse_controlnet, parse_effnet, parse_stage_a, parse_unet
@@ -25,6 +24,9 @@ from cascade_batch.models.stage_b import StageB
 from cascade_batch.models.stage_c import StageC
 from cascade_batch.models.stored import StoredPart, listed, open_part, shapes_of
 from cascade_batch.models.text import build_text_tower, restore_buffers
+
+if TYPE_CHECKING:  # seconds of a start, which pool BA has no use for
+    from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 READABLE = ("F32", "F16", "BF16", "F64")
@@ -73,7 +75,7 @@ def load_stage_a(config: dict | None, files: Sequence[Path], dtype: str, device:
 
 def load_text_encoder(
     config: dict | None, files: Sequence[Path], dtype: str, device: str
-) -> CLIPTextModelWithProjection:
+) -> "CLIPTextModelWithProjection":
     """The CLIP text tower with projection. Raises WeightsError for files that do not fit."""
     stored = open_part(files, "text_encoder")
     parsed = stored.config(config)
@@ -105,8 +107,10 @@ def load_controlnet(files: Sequence[Path], dtype: str, device: str) -> ControlNe
     return _load(lambda: ControlNet(parsed), stored, dtype, device)
 
 
-def load_tokenizer(folder: Path) -> CLIPTokenizer:
+def load_tokenizer(folder: Path) -> "CLIPTokenizer":
     """The tokenizer of a folder, read locally. Raises WeightsError if it cannot be read."""
+    from transformers import CLIPTokenizer
+
     try:
         if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
             raise OSError("none of its files is there")  # transformers would make an empty one

@@ -3,11 +3,13 @@
 An image's state is the projection of the class token after the tower's last layer norm, not normalized to unit length.
 """
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+if TYPE_CHECKING:  # seconds of a start, which pool BA has no use for
+    from transformers import CLIPVisionModelWithProjection
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Of red, green and blue in 0..1, as in CLIP's `preprocessor_config.json`."""
@@ -16,7 +18,7 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 class ImageEncoder:
     """The vision tower and what is done to pixels before it."""
 
-    def __init__(self, tower: CLIPVisionModelWithProjection) -> None:
+    def __init__(self, tower: "CLIPVisionModelWithProjection") -> None:
         self._tower = tower
 
     @property
@@ -35,14 +37,16 @@ class ImageEncoder:
         return self._tower(normal.permute(0, 3, 1, 2).to(self._tower.dtype)).image_embeds.float()
 
 
-def build_image_tower(config: dict) -> CLIPVisionModelWithProjection:
+def build_image_tower(config: dict) -> "CLIPVisionModelWithProjection":
     """The vision tower of a `config.json`, on torch's default device, with torch's fused attention."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
     settings = CLIPVisionConfig.from_dict(config)
     settings._attn_implementation = "sdpa"
     return CLIPVisionModelWithProjection(settings)
 
 
-def restore_positions(tower: CLIPVisionModelWithProjection, device: str) -> None:
+def restore_positions(tower: "CLIPVisionModelWithProjection", device: str) -> None:
     """Make the buffer that no checkpoint holds, lost when a tower is built on the meta device."""
     embeddings = tower.vision_model.embeddings
     positions = torch.arange(embeddings.num_positions, device=device).expand(1, -1)

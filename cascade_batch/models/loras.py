@@ -8,17 +8,19 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from cascade_batch.errors import WeightsError
 from cascade_batch.layouts.loras import EMBEDDINGS, INDICES, Change, changes_of
 from cascade_batch.models.stage_c import StageC
 from cascade_batch.models.stored import file_header, shapes_of
+
+if TYPE_CHECKING:  # seconds of a start, which pool BA has no use for
+    from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,9 @@ class Lora:
 class MergedLoras:
     """What merging replaced, to be put back."""
 
-    tokenizer: CLIPTokenizer
+    tokenizer: "CLIPTokenizer"
     """Knows the LoRAs' tokens; the one it was made from does not."""
-    tower: CLIPTextModelWithProjection
+    tower: "CLIPTextModelWithProjection"
     saved: dict[nn.Parameter, Tensor] = field(default_factory=dict)
     token_table: nn.Parameter | None = None
     """As it was before new tokens made it longer."""
@@ -62,7 +64,7 @@ class MergedLoras:
 
 @torch.no_grad()
 def merge(
-    loras: Sequence[Lora], stage_c: StageC, tower: CLIPTextModelWithProjection, tokenizer: CLIPTokenizer
+    loras: Sequence[Lora], stage_c: StageC, tower: "CLIPTextModelWithProjection", tokenizer: "CLIPTokenizer"
 ) -> MergedLoras:
     """Merge LoRAs into Stage C and the text tower, one after the other.
 
@@ -122,7 +124,7 @@ def _change_tokens(lora: Lora, tensors: Mapping[str, Tensor], merged: MergedLora
     merged.change(rows, change)
 
 
-def _row_of(word: str, table: Tensor, tokenizer: CLIPTokenizer) -> Tensor:
+def _row_of(word: str, table: Tensor, tokenizer: "CLIPTokenizer") -> Tensor:
     """The mean of the rows of a word's tokens, (1, channels)."""
     ids = tokenizer(word, add_special_tokens=False)["input_ids"]
     return table[ids].float().mean(0, keepdim=True).to(table.dtype)

@@ -17,14 +17,17 @@ Two ways to go beyond that (`texts.TextOptions`), both off by default:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 from cascade_batch.models.windows import cut
 from cascade_batch.texts import PUBLISHED, TextOptions
 from cascade_batch.weighting import pieces
+
+if TYPE_CHECKING:  # seconds of a start, which pool BA has no use for
+    from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 KEPT = 256
 """Windows whose states are kept for the next batches, 0.2 MB each in the published tower's bfloat16."""
@@ -64,8 +67,8 @@ class TextEncoder:
 
     def __init__(
         self,
-        tower: CLIPTextModelWithProjection,
-        tokenizer: CLIPTokenizer,
+        tower: "CLIPTextModelWithProjection",
+        tokenizer: "CLIPTokenizer",
         options: TextOptions = PUBLISHED,
     ) -> None:
         self._tower, self._tokenizer, self._options = tower, tokenizer, options
@@ -183,14 +186,16 @@ def _token_weights(weighted: list[tuple[str, float]], offsets: list[tuple[int, i
     return [characters[start] if start < end else 1.0 for start, end in offsets]
 
 
-def build_text_tower(config: dict) -> CLIPTextModelWithProjection:
+def build_text_tower(config: dict) -> "CLIPTextModelWithProjection":
     """The text tower of a `config.json`, on torch's default device, with torch's fused attention."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
     settings = CLIPTextConfig.from_dict(config)
     settings._attn_implementation = "sdpa"
     return CLIPTextModelWithProjection(settings)
 
 
-def restore_buffers(tower: CLIPTextModelWithProjection, device: str) -> None:
+def restore_buffers(tower: "CLIPTextModelWithProjection", device: str) -> None:
     """Make the buffers that no checkpoint holds, lost when a tower is built on the meta device."""
     positions = torch.arange(tower.config.max_position_embeddings, device=device).expand(1, -1)
     tower.text_model.embeddings.position_ids = nn.Buffer(positions, persistent=False)

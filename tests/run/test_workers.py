@@ -1,5 +1,7 @@
 """What both pools do with a shard, without torch: batches, padding, halving, attempts."""
 
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -23,6 +25,11 @@ def request(prompt: int, size: int = 256, guidance: float = 4.0, steps: int = 20
 
 class Died(BaseException):
     """Stands for a process that is gone."""
+
+
+def test_pool_ba_starts_without_transformers() -> None:
+    code = "import sys, cascade_batch.workers.stage_ba; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_batches_are_full_and_hold_one_kind_of_image() -> None:

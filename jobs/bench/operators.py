@@ -1,6 +1,6 @@
 """Where the time of a network goes, operator by operator.
 
-Run:  python -m jobs.bench.profile [--config mid] [--batch 1] [--dtype float32] [--network ours diffusers]
+Run:  python -m jobs.bench.operators [--config mid] [--batch 1] [--dtype float32] [--network ours diffusers]
 
 Prints, for one Stage C step, one Stage B step and one Stage A decode, each operator's own seconds and share, the
 largest first. Shares are of the operators' time alone, without Python between them.
@@ -56,7 +56,9 @@ def _print(title: str, seconds: dict[str, float]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m jobs.bench.profile", description="Profile our networks.")
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.bench.operators", description="Profile our networks."
+    )
     parser.add_argument("--config", default="mid")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")

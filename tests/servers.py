@@ -67,6 +67,12 @@ class S3Server:
             self._process.wait()
             self._process = None
 
+    @property
+    def pid(self) -> int:
+        """Of the running server."""
+        assert self._process is not None
+        return self._process.pid
+
     def restart(self) -> None:
         """Start (again) and wait until a bucket can be written."""
         self.kill()

@@ -79,5 +79,6 @@ def _has_onednn(x: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.dtype in _ONEDNN_DTYPES
         and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")  # which casts for torch's own operators alone
         and not torch.compiler.is_compiling()  # torch.compile fuses the plain operators itself
     )

@@ -156,7 +156,7 @@ def _store(name: str, folder: str) -> Iterator[tuple[str, dict[int, str]]]:
     server = start_seaweed(server_folder)
     os.environ.update(server.environment)
     try:
-        yield f"{server.make_bucket()}/run", {server._process.pid: "S3 server"}  # type: ignore[union-attr]
+        yield f"{server.make_bucket()}/run", {server.pid: "S3 server"}
     finally:
         server.kill()
 

@@ -35,6 +35,15 @@ def test_fused_products_are_products(dtype: torch.dtype, tolerance: float) -> No
     assert error(kernels.linear(x, weight, None), without) < tolerance
 
 
+@torch.inference_mode()
+def test_autocast_chooses_the_dtype() -> None:
+    x, weight, bias = (random(*shape, dtype=torch.float32) for shape in ((3, 24), (40, 24), (40,)))
+    with torch.autocast("cpu", torch.bfloat16):
+        low = kernels.linear_gelu(x.bfloat16(), weight, bias)
+    assert low.dtype == torch.bfloat16
+    assert error(low, kernels.linear_gelu(x, weight, bias)) < 2e-2
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
 @pytest.mark.parametrize("scores", [2**26, 0])
 @torch.inference_mode()

@@ -1,6 +1,7 @@
 """Our networks beside diffusers' on the same weights, and beside what this machine can do at all.
 
-Run:  python -m jobs.bench [--config mini mid] [--batch 1 4 8] [--dtype float32 bfloat16] [--compiled] [--out FILE]
+Run:  python -m jobs.bench [--config mini mid] [--batch 1 4 8] [--dtype float32 bfloat16] [--steps]
+                            [--compiled] [--out FILE]
 
 Prints, for one pass of each network, whole runs of both stages and mini's whole chain from prompts to pictures, the
 median seconds of both (least to most), the ratio, and the share of the rate of a large matrix product that was measured
@@ -52,10 +53,10 @@ def _stations(options: argparse.Namespace, device: str, dtype: str) -> Iterator[
         peers = Peers(configuration(config), options.side, device, getattr(torch, dtype), options.compiled)
         for batch in options.batch:
             stations = peers.steps(batch)
-            if config == "mini" or batch == min(options.batch):
+            if not options.steps and (config == "mini" or batch == min(options.batch)):
                 stations += [prior_run(peers, batch), decoder_run(peers, batch)]
             yield from ((config, batch, station) for station in stations)
-    if "mini" in options.config and dtype == "float32":
+    if "mini" in options.config and dtype == "float32" and not options.steps:
         chain = Chain(options.side, device)
         yield from (("mini", batch, chain.run(batch)) for batch in options.batch)
 
@@ -109,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--side", type=int, default=1024, help="pixels (default 1024)")
     parser.add_argument("--turns", type=int, default=5, help="of each of the two (default 5)")
+    parser.add_argument("--steps", action="store_true", help="one pass of each network, no whole runs")
     parser.add_argument("--compiled", action="store_true", help="time torch.compile of both as well")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table as Parquet")
     return parser

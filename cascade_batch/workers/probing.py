@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from cascade_batch.devices import limited_memory
@@ -20,7 +21,7 @@ from cascade_batch.stores import layout
 from cascade_batch.stores.run_record import create_json, read_json
 from cascade_batch.workers.batch_sizes import BatchSizes, Probe, choose
 from cascade_batch.workers.batching import Batch
-from cascade_batch.workers.rendering import DeviceOutOfMemory
+from cascade_batch.workers.rendering import DeviceOutOfMemory, Settings
 
 STEPS = 4
 """Denoising steps of a measured batch: what is done once per batch weighs little beside them."""
@@ -46,6 +47,13 @@ class Measured:
 
     seconds: dict[int, float]
     out_of_memory: int | None = None
+
+
+def settled_once(
+    settings: Settings, device_kind: str, probe: Probe | None, try_batch: TryBatch
+) -> Callable[[], BatchSizes]:
+    """A worker's batch sizes, settled when they are first asked for: then it may measure. Raises StorageError."""
+    return cache(lambda: settled_sizes(settings.batch, device_kind, settings.share, probe, try_batch))
 
 
 def settled_sizes(

@@ -16,12 +16,12 @@ from cascade_batch.sampling import Sampling
 from cascade_batch.schemas import EMBEDDING_CHANNELS
 from cascade_batch.stores.embeddings import embedding_arrays
 from cascade_batch.stores.images import is_single_colour
-from cascade_batch.workers.batch_sizes import BatchSizes, Probe
+from cascade_batch.workers.batch_sizes import Probe
 from cascade_batch.workers.batching import Batch
 from cascade_batch.workers.conditioned import batch_fields, given_of
 from cascade_batch.workers.conditions import NO_CONDITIONS, RowConditions
 from cascade_batch.workers.ledger import Ledger
-from cascade_batch.workers.probing import GUIDED, UNGUIDED, settled_sizes
+from cascade_batch.workers.probing import GUIDED, UNGUIDED, settled_once
 from cascade_batch.workers.rendering import (
     DeviceOutOfMemory,
     Request,
@@ -64,12 +64,12 @@ class StageBAWorker:
         ledger: Ledger,
         probe: Probe | None = None,
     ) -> None:
-        self._probe, self._batch_sizes = probe, None
         self._settings, self._sampling, self._ledger = settings, sampling, ledger
         keep_freed_memory()
         fix_numerics(settings.threads)
         device = pick_device() if settings.device == "auto" else settings.device
         self._device_kind = device_kind(device)
+        self.batch_sizes = settled_once(settings, self._device_kind, probe, self._try_batch)
         self._decoder = Decoder.load(parts, settings.dtype, device)
 
     def render(self, data: ShardData) -> ShardData:
@@ -101,13 +101,6 @@ class StageBAWorker:
             pictures=pictures,
             seconds_ba=seconds,
         )
-
-    def batch_sizes(self) -> BatchSizes:
-        """Images per batch; measured once per run and device kind if the spec leaves them open. Raises StorageError."""
-        if self._batch_sizes is None:
-            batch, share = self._settings.batch, self._settings.share
-            self._batch_sizes = settled_sizes(batch, self._device_kind, share, self._probe, self._try_batch)
-        return self._batch_sizes
 
     def _try_batch(self, batch: Batch) -> None:
         request = {"seed": 0, "decoder_guidance_scale": GUIDED if batch.guided else UNGUIDED}

@@ -16,12 +16,12 @@ from cascade_batch.models.loras import Lora
 from cascade_batch.sampling import StageSampling
 from cascade_batch.stores.embeddings import embedding_column, embedding_sha256
 from cascade_batch.texts import PUBLISHED, TextOptions
-from cascade_batch.workers.batch_sizes import BatchSizes, Probe
+from cascade_batch.workers.batch_sizes import Probe
 from cascade_batch.workers.batching import Batch
 from cascade_batch.workers.conditioned import batch_fields, given_of
 from cascade_batch.workers.conditions import RowConditions
 from cascade_batch.workers.ledger import Ledger
-from cascade_batch.workers.probing import GUIDED, UNGUIDED, settled_sizes
+from cascade_batch.workers.probing import GUIDED, UNGUIDED, settled_once
 from cascade_batch.workers.rendering import (
     DeviceOutOfMemory,
     Request,
@@ -59,12 +59,12 @@ class StageCWorker:
         text: TextOptions = PUBLISHED,
         probe: Probe | None = None,
     ) -> None:
-        self._probe, self._batch_sizes = probe, None
         self._settings, self._sampling, self._schema, self._ledger = settings, sampling, schema, ledger
         keep_freed_memory()
         fix_numerics(settings.threads)
         device = pick_device() if settings.device == "auto" else settings.device
         self._device_kind = device_kind(device)
+        self.batch_sizes = settled_once(settings, self._device_kind, probe, self._try_batch)
         self._prior = Prior.load(parts, settings.dtype, device, loras, text)
 
     def render(self, data: ShardData) -> ShardData:
@@ -88,13 +88,6 @@ class StageCWorker:
         )
         table = self._table(requests, results, attempt.number)
         return replace(data, conditioned=None, embeddings=table, seconds_c=sum(r.seconds for r in results))
-
-    def batch_sizes(self) -> BatchSizes:
-        """Images per batch; measured once per run and device kind if the spec leaves them open. Raises StorageError."""
-        if self._batch_sizes is None:
-            batch, share = self._settings.batch, self._settings.share
-            self._batch_sizes = settled_sizes(batch, self._device_kind, share, self._probe, self._try_batch)
-        return self._batch_sizes
 
     def _try_batch(self, batch: Batch) -> None:
         guidance = GUIDED if batch.guided else UNGUIDED

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from itertools import count, cycle, islice
 from typing import Any
 
-from cascade_batch import cost
 from cascade_batch.batches import DecodedImages, DecoderBatch, PriorBatch
 from cascade_batch.cascade import Decoder, Prior
+from cascade_batch.plan import ImageGroup
+from cascade_batch.rates import Configs, flops
 from cascade_batch.spec import ModelSpec
-from cascade_batch.weights import EMBEDDED, locate, read_config
+from cascade_batch.weights import EMBEDDED, locate
 from cascade_batch.workers.parts import local_files
 from jobs.bench.loops import GUIDANCE, STEPS_B, STEPS_C
 from jobs.bench.peers import Station, has_diffusers
@@ -21,7 +22,7 @@ class Chain:
 
     def __init__(self, side: int, device: str) -> None:
         self._side, located = side, locate(ModelSpec(name="mini"))
-        self._configs = {name: read_config(part) for name, part in located.items() if name != "tokenizer"}
+        self._configs = Configs.read(located)
         parts = {name: local_files(part) for name, part in located.items()}
         self._prior = Prior.load(parts, "float32", device)
         self._decoder = Decoder.load(parts, "float32", device)
@@ -38,12 +39,8 @@ class Chain:
         if self._theirs is not None:
             theirs = self._theirs
             runs["diffusers"] = lambda: theirs.pictures(prompts(), list(range(batch)), self._side)
-        side, configs = self._side, self._configs
-        flops = cost.stage_c_flops(configs["stage_c"], side, side, STEPS_C, True)
-        flops += cost.stage_b_flops(configs["stage_b"], side, side, STEPS_B, False)
-        flops += cost.stage_a_flops(configs["stage_a"], side, side)
-        flops += cost.text_flops(configs["text_encoder"], 2)
-        return Station("whole chain", batch * flops, runs)
+        image = ImageGroup(self._side, self._side, STEPS_C, True, STEPS_B, False)
+        return Station("whole chain", batch * sum(flops(image, self._configs)), runs)
 
     def _ours(self, prompts: list[str]) -> DecodedImages:
         batch, seeds = len(prompts), list(range(len(prompts)))

@@ -159,11 +159,11 @@ def _table(runs: list[Run]) -> str:
     peers = [run for run in runs if run.who.startswith("diffusers")]
     for who in dict.fromkeys(run.who for run in runs):
         mine = [run for run in runs if run.who == who]
-        last = _spread([run.last_picture for run in mine])
-        steady = _spread([run.steady for run in mine])
+        last = Timed.of([run.last_picture for run in mine])
+        steady = Timed.of([run.steady for run in mine])
         whole, ratios = mine[0].pictures / last.median, ("", "")
         if peers and not who.startswith("diffusers"):
-            theirs = _spread([run.last_picture for run in peers]), _spread([run.steady for run in peers])
+            theirs = Timed.of([run.last_picture for run in peers]), Timed.of([run.steady for run in peers])
             ratios = (
                 f"{theirs[0].median / last.median:.2f}",
                 f"{steady.median / theirs[1].median:.2f}",
@@ -175,10 +175,6 @@ def _table(runs: list[Run]) -> str:
             f"| {who} | {seconds} | {first:.1f} | {whole:.2f} | {ratios[0]} | {rate} | {ratios[1]} |"
         )
     return "\n".join(lines)
-
-
-def _spread(values: list[float]) -> Timed:
-    return Timed(statistics.median(values), min(values), max(values))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,11 @@ class Timed:
     least: float
     most: float
 
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Timed":
+        """Of one value per turn."""
+        return cls(statistics.median(values), min(values), max(values))
+
 
 def alternating(runs: Mapping[str, Run], turns: int) -> dict[str, Timed]:
     """Time each run `turns` times in turn, after one that does not count."""
@@ -29,7 +34,7 @@ def alternating(runs: Mapping[str, Run], turns: int) -> dict[str, Timed]:
             taken = _seconds(run)
             if turn:
                 seconds[name].append(taken)
-    return {name: Timed(statistics.median(s), min(s), max(s)) for name, s in seconds.items()}
+    return {name: Timed.of(values) for name, values in seconds.items()}
 
 
 def _seconds(run: Run) -> float:

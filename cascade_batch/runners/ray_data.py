@@ -12,7 +12,7 @@ import math
 import os
 import signal
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -37,6 +37,7 @@ from cascade_batch.workers.context import RunRef
 from cascade_batch.workers.ledger import Attempt, AttemptLedger
 from cascade_batch.workers.parts import load_loras, load_parts, weight_digests
 from cascade_batch.workers.reading import read_committed, read_shard
+from cascade_batch.workers.rendering import OnDevice
 from cascade_batch.workers.shards import ShardData, Ticket, guarded
 
 ACTORS_READY_S = 1800
@@ -68,8 +69,11 @@ class RayLedger:
     def __init__(self, handle: Any) -> None:
         self._handle = handle
 
-    def begin(self, stage: str, shard: int) -> Attempt:
-        return ray.get(self._handle.begin.remote(stage, shard))
+    def take(self, stage: str, shard: int) -> Attempt:
+        return ray.get(self._handle.take.remote(stage, shard))
+
+    def begin(self, stage: str, shard: int) -> None:
+        self._handle.begin.remote(stage, shard)  # not waited for: the device would stand still meanwhile
 
     def announce(self, stage: str, shard: int, prompt: int) -> None:
         ray.get(self._handle.announce.remote(stage, shard, prompt))
@@ -95,11 +99,11 @@ class PoolC:
             loras,
             setup.text,
             setup.probe("c"),
+            _own_thread(),
         )
-        self._device = ThreadPoolExecutor(1)
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        return _on_device(self._device, self._worker.render, row)
+        return _render(self._worker.render, row)
 
 
 class PoolBA:
@@ -110,24 +114,26 @@ class PoolBA:
 
         parts = load_parts(setup.model, STAGE_BA_PARTS, setup.weights)
         self._worker = StageBAWorker(
-            parts, setup.pools.ba.settings, setup.sampling, ledger, setup.probe("ba")
+            parts, setup.pools.ba.settings, setup.sampling, ledger, setup.probe("ba"), _own_thread()
         )
-        self._device = ThreadPoolExecutor(1)
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        return _on_device(self._device, self._worker.render, row)
+        return _render(self._worker.render, row)
 
 
-def _on_device(device: Executor, render: Callable[[ShardData], ShardData], row: pa.Table) -> pa.Table:
-    """Render a shard on the device's one thread, while a thread of Ray's hands the shard before it on.
+def _own_thread() -> OnDevice:
+    """A thread of the device's own: it goes from shard to shard, while Ray's make one ready and hand one on."""
+    device = ThreadPoolExecutor(1)
+    return lambda work: device.submit(work).result()
 
-    A broken device ends this process, because only a death is restarted by Ray.
-    """
+
+def _render(render: Callable[[ShardData], ShardData], row: pa.Table) -> pa.Table:
+    """A broken device ends this process, because only a death is restarted by Ray."""
     import torch
 
     data = from_row(row)
     try:
-        return to_row(device.submit(guarded, render, data).result())
+        return to_row(guarded(render, data))
     except (torch.AcceleratorError, MemoryError, RuntimeError) as error:
         if not _is_device_error(error):
             raise

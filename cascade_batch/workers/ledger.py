@@ -7,6 +7,9 @@ announced when the worker died is failed in the next attempt, and its shard-mate
 from dataclasses import dataclass, field
 from typing import Protocol
 
+TAKES = 3
+"""Times that a shard may be taken for each attempt that it may have."""
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -21,7 +24,9 @@ class Attempt:
 
 
 class Ledger(Protocol):
-    def begin(self, stage: str, shard: int) -> Attempt: ...
+    def take(self, stage: str, shard: int) -> Attempt: ...
+
+    def begin(self, stage: str, shard: int) -> None: ...
 
     def announce(self, stage: str, shard: int, prompt: int) -> None: ...
 
@@ -30,6 +35,7 @@ class Ledger(Protocol):
 
 @dataclass
 class _Open:
+    taken: int = 0
     attempts: int = 0
     announced: int | None = None
     deadly: set[int] = field(default_factory=set)
@@ -42,19 +48,28 @@ class AttemptLedger:
         self._limit = limit
         self._open: dict[tuple[str, int], _Open] = {}
 
-    def begin(self, stage: str, shard: int) -> Attempt:
-        """Count an attempt. A shard that is still open was left by a worker that died."""
+    def take(self, stage: str, shard: int) -> Attempt:
+        """What the next attempt may do. A worker has the shard in hand, perhaps while it renders another one.
+
+        If it dies of that other one, this shard is taken again without an attempt more, so it is only given up for
+        that after many times.
+        """
         entry = self._open.setdefault((stage, shard), _Open())
-        if entry.announced is not None:
+        if entry.announced is not None:  # left so by a worker that died
             entry.deadly.add(entry.announced)
             entry.announced = None
-        entry.attempts += 1
+        entry.taken += 1
+        number, most = entry.attempts + 1, 2 * self._limit + len(entry.deadly)
         return Attempt(
-            entry.attempts,
-            one_by_one=entry.attempts >= self._limit,
+            number,
+            one_by_one=number >= self._limit,
             deadly=frozenset(entry.deadly),
-            hopeless=entry.attempts > 2 * self._limit + len(entry.deadly),
+            hopeless=number > most or entry.taken > TAKES * most,
         )
+
+    def begin(self, stage: str, shard: int) -> None:
+        """Count an attempt: the shard's rendering starts."""
+        self._open[stage, shard].attempts += 1
 
     def announce(self, stage: str, shard: int, prompt: int) -> None:
         """The worker starts on this prompt alone; if it dies now, the prompt did it."""

@@ -50,41 +50,53 @@ class Settings:
 
 
 RenderBatch = Callable[[Batch, Sequence[Request]], list[RowResult]]
+OnDevice = Callable[[Callable[[], Any]], Any]
+"""Does work on the thread that has the device to itself, and returns its result."""
+
+
+def here(work: Callable[[], Any]) -> Any:
+    """The `OnDevice` of a process that has one shard in hand."""
+    return work()
 
 
 def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def render_shard(
-    requests: Sequence[Request],
-    stage: str,
-    shard: int,
-    batch_sizes: Callable[[], BatchSizes],
-    ledger: Ledger,
-    render: RenderBatch,
-    already_failed: Mapping[int, RowResult],
-    kinds: Sequence[Hashable] | None = None,
-) -> tuple[list[RowResult], Attempt]:
-    """Results of all rows of a shard, in order.
-
-    Raises:
-        CascadeError: workers keep dying on the shard, whatever is rendered.
-
-    Args:
-        stage: "prior" or "decoder".
-        batch_sizes: images per batch; asked once the attempt is counted, since measuring them may cost the worker.
-        render: one batch in, one result per real row out; may raise DeviceOutOfMemory.
-        already_failed: rows that are not to be rendered, with their results.
-        kinds: of each row, what `make_batches` keeps apart.
-    """
-    attempt = ledger.begin(stage, shard)
+def take_in_hand(ledger: Ledger, stage: str, shard: int) -> Attempt:
+    """The attempt that is to follow. Raises CascadeError if workers keep dying on the shard, whatever is rendered."""
+    attempt = ledger.take(stage, shard)
     if attempt.hopeless:
         raise CascadeError(
             f"workers died {attempt.number - 1} times on this shard, and no single prompt is to blame",
             where=f"shard {shard}, {stage}",
             next_step="give the workers more memory, or make shards smaller in a new run (shards.images)",
         )
+    return attempt
+
+
+def render_shard(
+    requests: Sequence[Request],
+    stage: str,
+    shard: int,
+    attempt: Attempt,
+    batch_sizes: Callable[[], BatchSizes],
+    ledger: Ledger,
+    render: RenderBatch,
+    already_failed: Mapping[int, RowResult],
+    kinds: Sequence[Hashable] | None = None,
+) -> list[RowResult]:
+    """Results of all rows of a shard, in order.
+
+    Args:
+        stage: "prior" or "decoder".
+        attempt: from `take_in_hand`; counted now.
+        batch_sizes: images per batch; asked once the attempt is counted, since measuring them may cost the worker.
+        render: one batch in, one result per real row out; may raise DeviceOutOfMemory.
+        already_failed: rows that are not to be rendered, with their results.
+        kinds: of each row, what `make_batches` keeps apart.
+    """
+    ledger.begin(stage, shard)
     results = dict(already_failed)
     for prompt in attempt.deadly:
         results.update(
@@ -97,7 +109,7 @@ def render_shard(
         for batch in make_batches(requests, group, stage, sizes, kinds):
             results.update(_render_batch(batch, requests, render))
     ledger.finish(stage, shard)
-    return [results[row] for row in range(len(requests))], attempt
+    return [results[row] for row in range(len(requests))]
 
 
 def _groups(

@@ -24,10 +24,13 @@ from cascade_batch.workers.ledger import Ledger
 from cascade_batch.workers.probing import GUIDED, UNGUIDED, settled_once
 from cascade_batch.workers.rendering import (
     DeviceOutOfMemory,
+    OnDevice,
     Request,
     RowResult,
     Settings,
+    here,
     render_shard,
+    take_in_hand,
     worker_name,
 )
 from cascade_batch.workers.shards import ShardData
@@ -63,8 +66,10 @@ class StageBAWorker:
         sampling: Sampling,
         ledger: Ledger,
         probe: Probe | None = None,
+        on_device: OnDevice = here,
     ) -> None:
         self._settings, self._sampling, self._ledger = settings, sampling, ledger
+        self._on_device = on_device
         keep_freed_memory()
         fix_numerics(settings.threads)
         device = pick_device() if settings.device == "auto" else settings.device
@@ -73,12 +78,14 @@ class StageBAWorker:
         self._decoder = Decoder.load(parts, settings.dtype, device)
 
     def render(self, data: ShardData) -> ShardData:
-        """The shard with its `pictures`, and its embeddings' arrays dropped."""
+        """The shard with its `pictures`, and its embeddings' arrays dropped.
+
+        Several threads may each have a shard in hand; only batches are rendered on the device's own.
+        """
         if data.error:
             return data
         assert data.requests is not None
         assert data.embeddings is not None
-        fix_numerics(self._settings.threads)
         embeddings, requests = data.embeddings, data.requests.to_pylist()
         arrays = embedding_arrays(embeddings)
         pooled, negative = (embeddings[c].to_pylist() for c in ("pooled", "negative_pooled"))
@@ -89,9 +96,15 @@ class StageBAWorker:
             return self._render(batch, requests, arrays, pooled, negative, given)
 
         kinds, shard = [c.kind for c in given], data.ticket.shard
-        results, attempt = render_shard(
-            requests, "decoder", shard, self.batch_sizes, self._ledger, render, failed, kinds
-        )
+        attempt = take_in_hand(self._ledger, "decoder", shard)
+
+        def render_all() -> list[RowResult]:
+            fix_numerics(self._settings.threads)  # of this thread
+            return render_shard(
+                requests, "decoder", shard, attempt, self.batch_sizes, self._ledger, render, failed, kinds
+            )
+
+        results = self._on_device(render_all)
         pictures = self._table(requests, results, attempt.number)
         seconds = sum(r.seconds for row, r in enumerate(results) if row not in failed)
         return replace(

@@ -24,10 +24,13 @@ from cascade_batch.workers.ledger import Ledger
 from cascade_batch.workers.probing import GUIDED, UNGUIDED, settled_once
 from cascade_batch.workers.rendering import (
     DeviceOutOfMemory,
+    OnDevice,
     Request,
     RowResult,
     Settings,
+    here,
     render_shard,
+    take_in_hand,
     worker_name,
 )
 from cascade_batch.workers.shards import ShardData
@@ -58,8 +61,10 @@ class StageCWorker:
         loras: Sequence[Lora] = (),
         text: TextOptions = PUBLISHED,
         probe: Probe | None = None,
+        on_device: OnDevice = here,
     ) -> None:
         self._settings, self._sampling, self._schema, self._ledger = settings, sampling, schema, ledger
+        self._on_device = on_device
         keep_freed_memory()
         fix_numerics(settings.threads)
         device = pick_device() if settings.device == "auto" else settings.device
@@ -68,10 +73,12 @@ class StageCWorker:
         self._prior = Prior.load(parts, settings.dtype, device, loras, text)
 
     def render(self, data: ShardData) -> ShardData:
-        """The shard with its `embeddings`; passed through if there is nothing to render."""
+        """The shard with its `embeddings`; passed through if there is nothing to render.
+
+        Several threads may each have a shard in hand; only batches are rendered on the device's own.
+        """
         if data.requests is None or data.error:
             return data
-        fix_numerics(self._settings.threads)
         requests = data.requests.to_pylist()
         no_prompt = RowResult(error_code="null_prompt", error_message="the row's prompt is null")
         given, failed = given_of(requests, data.conditioned)
@@ -82,10 +89,17 @@ class StageCWorker:
                 batch, requests, Conditions(**batch_fields([given[row] for row in batch.rows]))
             )
 
-        kinds, shard = self._kinds(requests, given), data.ticket.shard
-        results, attempt = render_shard(
-            requests, "prior", shard, self.batch_sizes, self._ledger, render, failed, kinds
-        )
+        shard = data.ticket.shard
+        attempt = take_in_hand(self._ledger, "prior", shard)
+
+        def render_all() -> list[RowResult]:
+            fix_numerics(self._settings.threads)  # of this thread
+            kinds = self._kinds(requests, given)  # a tokenizer is one thread's, too
+            return render_shard(
+                requests, "prior", shard, attempt, self.batch_sizes, self._ledger, render, failed, kinds
+            )
+
+        results = self._on_device(render_all)
         table = self._table(requests, results, attempt.number)
         return replace(data, conditioned=None, embeddings=table, seconds_c=sum(r.seconds for r in results))
 

@@ -3,13 +3,14 @@
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from cascade_batch.runners import ray_data
-from cascade_batch.workers.shards import ShardData
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,16 @@ def _timed(pool: Any, path: str) -> Any:
         def __init__(self, **named: Any) -> None:
             super().__init__(**named)
             worker: Any = self._worker
-            render = worker.render
+            on_device = worker._on_device
 
-            def render_in_time(data: ShardData) -> ShardData:
+            def in_time(work: Callable[[], Any]) -> Any:
                 begin = time.time()
-                rendered = render(data)
+                done = work()
                 with open(f"{path}-{os.getpid()}", "a") as file:
                     file.write(json.dumps([begin, time.time()]) + "\n")
-                return rendered
+                return done
 
-            worker.render = render_in_time
+            worker._on_device = lambda work: on_device(partial(in_time, work))
 
     Timed.__name__ = Timed.__qualname__ = f"Timed{Path(path).name}"
     return Timed

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from cascade_batch.runners.pools import Node, size_pools
 from cascade_batch.runners.ray_data import PoolBA, PoolC, RayLedger
 from cascade_batch.runners.runner import Setup
 from cascade_batch.spec import DtypeSpec, PoolsSpec
-from cascade_batch.workers.shards import ShardData
 from tests.run.runs import contents, manifest_of, render, write_prompts
 from tests.run.test_probing import PROBED, WIDTHS, check_probed_run, rendering_at_most
 
@@ -116,23 +115,23 @@ class LingeringPoolBA(PoolBA):
 
     def __init__(self, setup: Setup, ledger: RayLedger) -> None:
         super().__init__(setup, ledger)
-        self._begun: set[int] = set()
+        self._begun = 0
         worker: Any = self._worker
-        render, alone = worker.render, threading.Lock()
+        on_device, alone = worker._on_device, threading.Lock()
 
-        def render_alone(data: ShardData) -> ShardData:
+        def in_turn(work: Callable[[], Any]) -> Any:
             assert alone.acquire(blocking=False), "two shards on one device"
-            self._begun.add(data.ticket.shard)
-            rendered = render(data)
+            self._begun += 1
+            done = work()
             alone.release()
-            return rendered
+            return done
 
-        worker.render = render_alone
+        worker._on_device = lambda work: on_device(partial(in_turn, work))
 
     def __call__(self, row: pa.Table) -> pa.Table:
         handed_on = super().__call__(row)
         deadline = time.monotonic() + 60
-        while len(self._begun) < 2:
+        while self._begun < 2:
             assert time.monotonic() < deadline, "the next shard waits for this one"
             time.sleep(0.05)
         return handed_on

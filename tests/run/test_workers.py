@@ -10,7 +10,7 @@ from cascade_batch.errors import CascadeError
 from cascade_batch.workers.batch_sizes import BatchSizes
 from cascade_batch.workers.batching import Batch, halves, make_batches
 from cascade_batch.workers.ledger import AttemptLedger
-from cascade_batch.workers.rendering import DeviceOutOfMemory, RowResult, render_shard
+from cascade_batch.workers.rendering import DeviceOutOfMemory, RowResult, render_shard, take_in_hand
 
 
 def request(prompt: int, size: int = 256, guidance: float = 4.0, steps: int = 20) -> dict:
@@ -62,8 +62,12 @@ def test_halves_drop_padding_only_batches() -> None:
     assert [(b.rows, b.real) for b in halves(batch)] == [((0, 1), 2)]
 
 
-def run(requests, ledger, render, size=2, failed=None):
-    return render_shard(requests, "prior", 7, lambda: BatchSizes(size), ledger, render, failed or {})
+def run(requests, ledger, render, size=2, failed=None, kinds=None):
+    attempt = take_in_hand(ledger, "prior", 7)
+    results = render_shard(
+        requests, "prior", 7, attempt, lambda: BatchSizes(size), ledger, render, failed or {}, kinds
+    )
+    return results, attempt
 
 
 def test_results_come_in_row_order_and_failed_rows_are_not_rendered() -> None:
@@ -91,9 +95,7 @@ def test_kinds_hold_for_the_halves_of_a_batch_too() -> None:
             raise DeviceOutOfMemory("full")
         return [RowResult(row) for row in batch.rows[: batch.real]]
 
-    results, _ = render_shard(
-        [request(i) for i in range(8)], "prior", 7, lambda: BatchSizes(4), AttemptLedger(3), render, {}, kinds
-    )
+    results, _ = run([request(i) for i in range(8)], AttemptLedger(3), render, size=4, kinds=kinds)
     assert [r.value for r in results] == list(range(8))
     assert seen == [{0}] * 3 + [{1}] * 3
 
@@ -174,7 +176,23 @@ def test_a_shard_whose_workers_die_for_no_prompt_is_given_up() -> None:
         run([request(0)], ledger, render)
     with pytest.raises(CascadeError, match="no single prompt is to blame"):
         run([request(0)], ledger, render)
-    assert ledger.begin("decoder", 7).number == 1  # the other stage has a count of its own
+    assert ledger.take("decoder", 7).number == 1  # the other stage has a count of its own
+
+
+def test_a_shard_that_lay_beside_a_deadly_one_has_no_attempt_more() -> None:
+    ledger = AttemptLedger(2)
+    for _ in range(6):  # of two in hand, the first one kills the worker
+        assert take_in_hand(ledger, "prior", 7).number == 1
+    results, attempt = run([request(0)], ledger, lambda batch, requests: [RowResult(0)])
+    assert (attempt.number, attempt.one_by_one, results[0].value) == (1, False, 0)
+
+
+def test_workers_that_die_before_they_can_say_that_they_began_are_given_up() -> None:
+    ledger = AttemptLedger(2)
+    for _ in range(12):
+        take_in_hand(ledger, "prior", 7)
+    with pytest.raises(CascadeError, match="no single prompt is to blame"):
+        take_in_hand(ledger, "prior", 7)
 
 
 def test_memory_of_a_failed_batch_is_free_before_its_halves_run() -> None:

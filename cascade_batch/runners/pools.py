@@ -12,7 +12,12 @@ from cascade_batch.spec import DtypeSpec, PoolSpec, PoolsSpec
 from cascade_batch.workers.rendering import Settings
 
 CPU_ACTOR_SHARE = 0.75
-"""Logical CPUs reserved per thread of a CPU actor; the rest is left for reading, encoding and uploading."""
+"""Of a CPU actor's part of the cores, what it reserves; the rest is left for reading, encoding and uploading."""
+OVERLAP = 2
+"""Threads of a CPU actor per core that is its part: whenever one pool is through or waits, the other has its cores
+(`jobs/BENCHMARKS.md`)."""
+LEAST_CORES = 0.5
+"""A CPU actor's part of the cores when there are many; with more actors than that, they do not fit."""
 MAX_GPU_ACTOR_THREADS = 4
 """A GPU actor's CPU threads only tokenise and draw noise."""
 
@@ -64,7 +69,7 @@ def size_pools(spec: PoolsSpec, dtype: DtypeSpec, nodes: Sequence[Node], share_c
     actors = _actors(spec, share, gpus, share_c)
     most = sum(pool.max_actors or number for pool, number in zip((spec.c, spec.ba), actors, strict=True))
     pools = [
-        _pool(pool, number, gpu, min(largest, cpus / most), name)
+        _pool(pool, number, gpu, min(largest, cpus / most), largest, name)
         for pool, number, gpu, name in zip((spec.c, spec.ba), actors, share, (dtype.c, dtype.ba), strict=True)
     ]
     sized = Pools(*pools, step_cpus=1.0 if gpus else 1.0 - CPU_ACTOR_SHARE)
@@ -103,10 +108,11 @@ def best_split(actors: int, share_c: float) -> int:
     return max(range(1, max(2, actors)), key=lambda c: min(c / share_c, (actors - c) / (1 - share_c)))
 
 
-def _pool(spec: PoolSpec, actors: int, gpus: float, cpus_per_actor: float, dtype: str) -> Pool:
-    most = max(1, int(cpus_per_actor))
-    threads = spec.threads or (min(most, MAX_GPU_ACTOR_THREADS) if gpus else most)
-    cpus = 0.0 if gpus else CPU_ACTOR_SHARE * threads
+def _pool(spec: PoolSpec, actors: int, gpus: float, cores: float, largest: float, dtype: str) -> Pool:
+    """`cores`: one actor's part of them; `largest`: of the largest node."""
+    most = MAX_GPU_ACTOR_THREADS if gpus else min(largest, OVERLAP * cores)
+    threads = spec.threads or max(1, int(min(cores, most) if gpus else most))
+    cpus = 0.0 if gpus else CPU_ACTOR_SHARE * min(threads, max(LEAST_CORES, cores))
     if dtype == "auto":
         dtype = "bfloat16" if gpus else "float32"
     device, share = ("auto", min(1.0, gpus)) if gpus else ("cpu", 1.0)

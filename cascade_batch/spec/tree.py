@@ -121,7 +121,7 @@ class PoolSpec:
     """Images per forward; part of the numerics, fixed at a run's first use. `auto`: each kind of accelerator measures
     which batch of each picture size is fastest within its memory, and a CPU takes 4; `probe`: a CPU measures too."""
     threads: int | None = None
-    """CPU threads of one actor; None: the cores divided among the actors."""
+    """CPU threads of one actor; None: twice its part of the cores, which it has while others wait."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,16 +14,28 @@ def sized(nodes: list[Node], *sets: str) -> Pools:
     return size_pools(spec.pools, spec.model.dtype, nodes, SHARE_C)
 
 
-def test_no_gpu_makes_cpu_pools_that_share_the_cores() -> None:
+def test_no_gpu_makes_cpu_pools_that_share_the_cores_and_have_all_while_the_other_waits() -> None:
     pools = sized([Node(cpus=8, gpus=0)])
-    assert (pools.c.actors, pools.c.gpus, pools.c.settings.threads) == (1, 0, 4)
+    assert (pools.c.actors, pools.c.gpus, pools.c.settings.threads) == (1, 0, 8)
     assert pools.c.cpus * pools.c.actors + pools.ba.cpus * pools.ba.actors < 8
 
 
 def test_two_cores_still_hold_both_pools_and_a_step() -> None:
     pools = sized([Node(cpus=2, gpus=0)])
     assert pools.c.cpus + pools.ba.cpus + pools.step_cpus <= 2
-    assert pools.c.settings.threads == 1
+    assert pools.c.settings.threads == 2
+
+
+def test_there_may_be_twice_as_many_actors_as_cores() -> None:
+    pools = sized([Node(cpus=2, gpus=0)], "pools.ba.actors=2")
+    assert (pools.c.settings.threads, pools.ba.settings.threads) == (1, 1)
+    assert pools.c.cpus + 2 * pools.ba.cpus + pools.step_cpus <= 2
+    assert sized([Node(cpus=2, gpus=0)], "pools.c.actors=2", "pools.ba.actors=2").c.settings.threads == 1
+
+
+def test_more_threads_than_cores_take_turns() -> None:
+    """A run fixes its threads where it begins, and may go on on a smaller machine."""
+    assert sized([Node(cpus=2, gpus=0)], "pools.c.threads=16", "pools.ba.threads=16").c.cpus < 1
 
 
 def test_one_gpu_is_shared() -> None:
@@ -65,7 +77,7 @@ def test_no_other_split_is_faster(actors: int, share_c: float) -> None:
 
 def test_a_growing_pool_fits_at_its_least_and_shares_cores_at_its_most() -> None:
     pools = sized([Node(cpus=8, gpus=0)], "pools.c.max_actors=3")
-    assert (pools.c.actors, pools.c.most, pools.c.settings.threads) == (1, 3, 2)
+    assert (pools.c.actors, pools.c.most, pools.c.settings.threads) == (1, 3, 4)
     assert (pools.ba.actors, pools.ba.most) == (1, 1)
     grown = sized([Node(cpus=64, gpus=8)], "pools.c.actors=2", "pools.c.max_actors=5")
     assert (grown.c.actors, grown.c.most, grown.ba.actors) == (2, 5, 3), "room to grow is left"
@@ -77,7 +89,7 @@ def test_a_growing_pool_fits_at_its_least_and_shares_cores_at_its_most() -> None
     ("nodes", "sets", "needle"),
     [
         ([Node(8, 2)], ["pools.c.actors=2", "pools.ba.actors=1"], "GPUs"),
-        ([Node(2, 0)], ["pools.c.actors=2", "pools.ba.actors=2"], "CPUs"),
+        ([Node(2, 0)], ["pools.c.actors=2", "pools.ba.actors=3"], "CPUs"),
         ([Node(8, 1), Node(8, 1)], ["pools.c.gpus=2", "pools.c.actors=1", "pools.ba.gpus=0"], "one node"),
         ([Node(8, 0)], ["pools.c.gpus=1"], "GPUs"),
     ],

@@ -11,8 +11,8 @@ import logging
 import math
 import os
 import signal
+import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -25,23 +25,22 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cascade_batch.errors import CascadeError
+from cascade_batch.runners.actors import PoolBA, PoolC
 from cascade_batch.runners.pools import Node, Pool, Pools, size_pools
 from cascade_batch.runners.runner import Setup
 from cascade_batch.runners.shard_rows import from_row, to_row
 from cascade_batch.spec import DtypeSpec, ModelSpec, PoolsSpec
-from cascade_batch.stage_keys import STAGE_BA_PARTS, STAGE_C_PARTS
 from cascade_batch.storage import Storage
 from cascade_batch.stores import layout
 from cascade_batch.workers.committing import commit_embeddings, commit_images
 from cascade_batch.workers.context import RunRef
 from cascade_batch.workers.ledger import Attempt, AttemptLedger
-from cascade_batch.workers.parts import load_loras, load_parts, weight_digests
+from cascade_batch.workers.parts import weight_digests
 from cascade_batch.workers.reading import read_committed, read_shard
-from cascade_batch.workers.rendering import OnDevice
 from cascade_batch.workers.shards import ShardData, Ticket, guarded
 
-ACTORS_READY_S = 1800
-"""Loading gigabytes takes minutes; waiting longer than this for an actor is a cluster that is full."""
+ROOM_S = 1800
+"""Waiting longer than this for others to leave the cluster is an error."""
 SHARDS_PER_EXECUTION = 1024
 """Ray Data keeps books of every block on the driver until an execution ends, about 13 KB a shard. This bounds
 them, to 6.4 KB a shard over a run of 3,000 (`jobs/bench/driver.py`), at the price of loading the models again
@@ -80,72 +79,6 @@ class RayLedger:
 
     def finish(self, stage: str, shard: int) -> None:
         self._handle.finish.remote(stage, shard)  # not waited for: one caller's calls arrive in order
-
-
-class PoolC:
-    """One actor of pool C."""
-
-    def __init__(self, setup: Setup, ledger: RayLedger) -> None:
-        from cascade_batch.workers.stage_c import StageCWorker
-
-        parts = load_parts(setup.model, (*STAGE_C_PARTS, *setup.extra_parts), setup.weights)
-        loras = load_loras(setup.model, setup.weights)
-        self._worker = StageCWorker(
-            parts,
-            setup.pools.c.settings,
-            setup.sampling.c,
-            setup.embeddings_schema,
-            ledger,
-            loras,
-            setup.text,
-            setup.probe("c"),
-            _own_thread(),
-        )
-
-    def __call__(self, row: pa.Table) -> pa.Table:
-        return _render(self._worker.render, row)
-
-
-class PoolBA:
-    """One actor of pool BA."""
-
-    def __init__(self, setup: Setup, ledger: RayLedger) -> None:
-        from cascade_batch.workers.stage_ba import StageBAWorker
-
-        parts = load_parts(setup.model, STAGE_BA_PARTS, setup.weights)
-        self._worker = StageBAWorker(
-            parts, setup.pools.ba.settings, setup.sampling, ledger, setup.probe("ba"), _own_thread()
-        )
-
-    def __call__(self, row: pa.Table) -> pa.Table:
-        return _render(self._worker.render, row)
-
-
-def _own_thread() -> OnDevice:
-    """A thread of the device's own: it goes from shard to shard, while Ray's make one ready and hand one on."""
-    device = ThreadPoolExecutor(1)
-    return lambda work: device.submit(work).result()
-
-
-def _render(render: Callable[[ShardData], ShardData], row: pa.Table) -> pa.Table:
-    """A broken device ends this process, because only a death is restarted by Ray."""
-    import torch
-
-    data = from_row(row)
-    try:
-        return to_row(guarded(render, data))
-    except (torch.AcceleratorError, MemoryError, RuntimeError) as error:
-        if not _is_device_error(error):
-            raise
-        log.exception("device error in shard %d, ending this worker", data.ticket.shard)
-        logging.shutdown()
-        os._exit(1)
-
-
-def _is_device_error(error: Exception) -> bool:
-    """Whether the process cannot be trusted any more. Libraries of the device raise plain RuntimeErrors."""
-    is_plain = type(error) is RuntimeError
-    return not is_plain or any(name in str(error) for name in ("CUDA", "CUBLAS", "CUDNN", "cuDNN", "HIP"))
 
 
 def _step(row: pa.Table, step: Callable[..., ShardData], ref: RunRef) -> pa.Table:
@@ -193,6 +126,7 @@ class RayRunner:
         ledger = RayLedger(handle.remote(setup.attempts))
         left = iter(tickets)
         while some := list(islice(left, SHARDS_PER_EXECUTION)):
+            _wait_for_room(setup.pools)
             yield from _execute(_graph(some, setup, ledger))
 
     def close(self) -> None:
@@ -224,11 +158,30 @@ def _configure(context: DataContext) -> None:
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
     context.target_max_block_size = None  # never split a row's block
-    context.wait_for_min_actors_s = ACTORS_READY_S
+    context.wait_for_min_actors_s = 0  # else pool BA would load its weights only once pool C has
     context.execution_no_progress_timeout_s = NO_PROGRESS_S
     context.autoscaling_config.actor_pool_util_upscaling_threshold = GROW_AT
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
+
+
+def _wait_for_room(pools: Pools) -> None:
+    """Ray Data would wait without a word for GPUs that other jobs of the cluster have. Raises CascadeError."""
+    needed = sum(pool.actors * pool.gpus for pool in (pools.c, pools.ba))
+    deadline, told = time.monotonic() + ROOM_S, False
+    while (free := ray.available_resources().get("GPU", 0.0)) < needed - 1e-6:
+        if not told:
+            log.warning("waiting for other jobs: %g GPUs needed, %g free", needed, free)
+            told = True
+        if time.monotonic() > deadline:
+            raise CascadeError(
+                "other jobs keep the cluster's GPUs",
+                where="ray",
+                got=f"{free:g} GPUs free for {ROOM_S // 60} minutes",
+                expected=f"{needed:g}",
+                next_step="wait for them, or lower pools.c.actors and pools.ba.actors",
+            )
+        time.sleep(1.0)
 
 
 def _execute(graph: Dataset) -> Generator[ShardData]:

@@ -15,6 +15,7 @@ import pytest
 import ray
 
 from cascade_batch.batches import DecodedImages, DecoderBatch, PriorBatch, PriorImages
+from cascade_batch.errors import CascadeError
 from cascade_batch.runners import ray_data
 from cascade_batch.runners.pools import Node, size_pools
 from cascade_batch.runners.ray_data import PoolBA, PoolC, RayLedger
@@ -246,3 +247,41 @@ def test_pools_that_do_not_fit_are_refused_before_anything_hangs(
     assert code == 2
     assert time.monotonic() - started < 30
     assert "pool C 9 x (1 GPU" in capsys.readouterr().err
+
+
+class Holder:
+    """Another job of the cluster."""
+
+    def ready(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def held_card() -> Iterator[Any]:
+    holder: Any = ray.remote(Holder).options(num_gpus=1, num_cpus=0).remote()
+    assert ray.get(holder.ready.remote())
+    while ray.available_resources().get("GPU", 0.0) > 0:
+        time.sleep(0.1)
+    yield holder
+    ray.kill(holder)
+
+
+SHARED_CARD = size_pools(PoolsSpec(), DtypeSpec(), [Node(4, 1)], 0.72)
+
+
+def test_a_run_waits_for_the_card_that_another_job_has_and_says_so(
+    held_card: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    release = threading.Timer(2.0, ray.kill, (held_card,))
+    release.start()
+    ray_data._wait_for_room(SHARED_CARD)
+    assert ray.available_resources()["GPU"] == 1
+    assert [record.getMessage() for record in caplog.records if "waiting" in record.getMessage()] == [
+        "waiting for other jobs: 1 GPUs needed, 0 free"
+    ]
+
+
+def test_a_card_that_others_keep_ends_the_run(held_card: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_data, "ROOM_S", 0)
+    with pytest.raises(CascadeError, match="other jobs keep the cluster's GPUs"):
+        ray_data._wait_for_room(SHARED_CARD)

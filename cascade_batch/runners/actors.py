@@ -1,0 +1,84 @@
+"""The actors of both pools, as Ray makes them: a model on a device, a shard in and a shard out. No ray here."""
+
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+
+from cascade_batch.runners.runner import Setup
+from cascade_batch.runners.shard_rows import from_row, to_row
+from cascade_batch.stage_keys import STAGE_BA_PARTS, STAGE_C_PARTS
+from cascade_batch.workers.ledger import Ledger
+from cascade_batch.workers.parts import load_loras, load_parts
+from cascade_batch.workers.rendering import OnDevice
+from cascade_batch.workers.shards import ShardData, guarded
+
+log = logging.getLogger(__name__)
+
+
+class PoolC:
+    """One actor of pool C."""
+
+    def __init__(self, setup: Setup, ledger: Ledger) -> None:
+        from cascade_batch.workers.stage_c import StageCWorker
+
+        parts = load_parts(setup.model, (*STAGE_C_PARTS, *setup.extra_parts), setup.weights)
+        loras = load_loras(setup.model, setup.weights)
+        self._worker = StageCWorker(
+            parts,
+            setup.pools.c.settings,
+            setup.sampling.c,
+            setup.embeddings_schema,
+            ledger,
+            loras,
+            setup.text,
+            setup.probe("c"),
+            _own_thread(),
+        )
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        return _render(self._worker.render, row)
+
+
+class PoolBA:
+    """One actor of pool BA."""
+
+    def __init__(self, setup: Setup, ledger: Ledger) -> None:
+        from cascade_batch.workers.stage_ba import StageBAWorker
+
+        parts = load_parts(setup.model, STAGE_BA_PARTS, setup.weights)
+        self._worker = StageBAWorker(
+            parts, setup.pools.ba.settings, setup.sampling, ledger, setup.probe("ba"), _own_thread()
+        )
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        return _render(self._worker.render, row)
+
+
+def _own_thread() -> OnDevice:
+    """A thread of the device's own: it goes from shard to shard, while Ray's make one ready and hand one on."""
+    device = ThreadPoolExecutor(1)
+    return lambda work: device.submit(work).result()
+
+
+def _render(render: Callable[[ShardData], ShardData], row: pa.Table) -> pa.Table:
+    """A broken device ends this process, because only a death is restarted by Ray."""
+    import torch
+
+    data = from_row(row)
+    try:
+        return to_row(guarded(render, data))
+    except (torch.AcceleratorError, MemoryError, RuntimeError) as error:
+        if not _is_device_error(error):
+            raise
+        log.exception("device error in shard %d, ending this worker", data.ticket.shard)
+        logging.shutdown()
+        os._exit(1)
+
+
+def _is_device_error(error: Exception) -> bool:
+    """Whether the process cannot be trusted any more. Libraries of the device raise plain RuntimeErrors."""
+    is_plain = type(error) is RuntimeError
+    return not is_plain or any(name in str(error) for name in ("CUDA", "CUBLAS", "CUDNN", "cuDNN", "HIP"))

@@ -29,9 +29,6 @@ class Progress:
 
     def add(self, data: ShardData) -> None:
         """Count a shard that was committed."""
-        if self.rendering_since is None:
-            began = time.monotonic() - data.seconds_c - data.seconds_ba
-            self.rendering_since = max(self.started, began)
         retried = len(data.ticket.retry)
         self.images_now += retried or data.ticket.images
         if not retried:
@@ -40,6 +37,13 @@ class Progress:
         self.to_retry -= retried
         self.busy_c += data.seconds_c
         self.busy_ba += data.seconds_ba
+        self._rendered_at_least(data.seconds_c + data.seconds_ba)
+
+    def _rendered_at_least(self, shard_s: float) -> None:
+        """Commits lag behind the pools at first, and come in a row then: the pools began before what they have done."""
+        seconds = max(shard_s, self.busy_c / self.actors_c, self.busy_ba / self.actors_ba)
+        began = max(self.started, time.monotonic() - seconds)
+        self.rendering_since = min(self.rendering_since or began, began)
 
     @property
     def seconds(self) -> float:

@@ -30,6 +30,16 @@ def test_rates_count_from_the_first_shard_not_from_loading() -> None:
     assert progress.busy_share_ba == pytest.approx(0.2, rel=0.05)
 
 
+def test_no_pool_is_busier_than_always() -> None:
+    """Three shards of 2 s each, committed in a row while the first steps started."""
+    progress = Progress(total_images=40, started=time.monotonic() - 100)
+    for _ in range(3):
+        progress.add(shard(10, c=1.0, ba=2.0))
+    assert progress.busy_share_ba == pytest.approx(1, rel=0.05)
+    assert progress.busy_share_c == pytest.approx(0.5, rel=0.05)
+    assert progress.images_per_second == pytest.approx(5, rel=0.05)
+
+
 def test_retried_rows_are_not_new_images_and_lower_the_failures() -> None:
     progress = Progress(total_images=10, done_images=10, failed_rows=5)
     progress.add(shard(10, failed=1, retry=("a", "b", "c")))

@@ -60,10 +60,22 @@ def position_norm(x: Tensor) -> Tensor:
     """Each channel's Euclidean norm over the positions of a map (B, H, W, C), float32 (B, 1, 1, C)."""
     if x.device.type != "cpu":
         return torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=torch.float32)
-    # torch's CPU norm over all but the last axis is many times slower than squares and a sum of what is in the cache.
+    # torch's CPU norm over all but the last axis is many times slower than either of these.
+    if _is_plain_inference():
+        return _norm_by_statistics(x)
     positions = max(1, _CACHED // (x.shape[0] * x.shape[3]))
     squares = [part.float().square().sum(dim=1) for part in x.flatten(1, 2).split(positions, dim=1)]
     return torch.stack(squares).sum(dim=0).sqrt()[:, None, None]
+
+
+def _norm_by_statistics(x: Tensor) -> Tensor:
+    """By way of batch normalization's mean and variance, which pass once over the map and keep float32 sums."""
+    unused = torch.zeros(2, x.shape[3])  # float32, which the statistics then are as well
+    squares = []
+    for image in x.split(1):
+        mean, variance = torch.batch_norm_update_stats(image.permute(0, 3, 1, 2), unused[0], unused[1], 0.0)
+        squares.append(torch.addcmul(variance, mean, mean))
+    return torch.stack(squares).mul_(x.shape[1] * x.shape[2]).sqrt_()[:, None, None]
 
 
 def scale_and_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -75,10 +87,13 @@ def scale_and_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 def _has_onednn(x: Tensor) -> bool:
     return (
-        _onednn is not None
-        and x.device.type == "cpu"
-        and x.dtype in _ONEDNN_DTYPES
-        and not torch.is_grad_enabled()
+        _onednn is not None and x.device.type == "cpu" and x.dtype in _ONEDNN_DTYPES and _is_plain_inference()
+    )
+
+
+def _is_plain_inference() -> bool:
+    return (
+        not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")  # which casts for torch's own operators alone
         and not torch.compiler.is_compiling()  # torch.compile fuses the plain operators itself
     )

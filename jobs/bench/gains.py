@@ -52,7 +52,7 @@ MEANS: dict[str, list[tuple[Any, str, Any]]] = {
         }.items()
         if hasattr(module, name)
     ],
-    "norms from squares in the cache": [(blocks, "position_norm", _plain_norm)],
+    "norms from batch statistics": [(blocks, "position_norm", _plain_norm)],
     "response norm in place": [(blocks, "scale_and_shift", _fresh)],
     "attention as two products (bfloat16)": [(blocks, "attention", F.scaled_dot_product_attention)],
     "Stage A's scalars in its weights": [(MixingBlock, "forward", _unfolded)],

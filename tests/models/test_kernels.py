@@ -59,13 +59,19 @@ def test_attention_is_the_same_both_ways(
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
 @pytest.mark.parametrize("cached", [2**20, 64])
-@torch.inference_mode()
+@pytest.mark.parametrize(("learns", "size"), [(False, (9, 11)), (True, (9, 11)), (False, (1, 1))])
 def test_norms_are_summed_in_float32(
-    dtype: torch.dtype, tolerance: float, cached: int, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype,
+    tolerance: float,
+    cached: int,
+    learns: bool,
+    size: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(kernels, "_CACHED", cached)
-    x = 300 * random(2, 9, 11, 24, dtype=dtype)  # squares that float16 does not hold
-    norm = kernels.position_norm(x)
+    x = 300 * random(2, *size, 24, dtype=dtype) + 1000  # squares that float16 does not hold
+    with torch.set_grad_enabled(learns):
+        norm = kernels.position_norm(x)
     assert (norm.shape, norm.dtype) == ((2, 1, 1, 24), torch.float32)
     assert error(norm, x.double().square().sum((1, 2), keepdim=True).sqrt()) < min(tolerance, 1e-5)
 

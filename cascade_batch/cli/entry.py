@@ -23,6 +23,8 @@ from cascade_batch.spec import Spec, load_spec
 RAY_JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets this variable for the entry point of a submitted job."""
 FINISHED, FAILED, BAD_INPUT, TOO_MANY_FAILED, DIFFERENT, INTERRUPTED = 0, 1, 2, 3, 4, 130
+UNREAD = 141
+"""As a shell shows a program that SIGPIPE ended."""
 
 _EXIT_OF_STATE = {
     pipeline.FINISHED: FINISHED,
@@ -34,7 +36,13 @@ _EXIT_OF_STATE = {
 
 def entry() -> None:
     """The `cascade-batch` program."""
-    sys.exit(main(sys.argv[1:]))
+    try:
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads our output, `head` perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        code = UNREAD
+    sys.exit(code)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -272,3 +272,19 @@ def test_a_carried_column_may_have_any_name(tmp_path: Path) -> None:
     prompts = write_prompts(tmp_path, 2, row=["a", "b"], pixels=["c", "d"])
     assert render(prompts, str(tmp_path / "run")) == 0
     assert pq.read_table(tmp_path / "run/table").column("row").to_pylist() == ["a", "b"]
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_seen_enough_gets_no_traceback(unbuffered: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = "from cascade_batch.cli import entry; entry()"
+    told = subprocess.run(
+        [sys.executable, "-c", code, "model", "inspect", "tiny"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        check=False,
+    )
+    os.close(writing)
+    assert (told.returncode, told.stderr) == (141, b"")

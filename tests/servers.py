@@ -26,7 +26,7 @@ class S3Server:
     def __init__(self, command: Callable[[int], list[str]], folder: Path) -> None:
         self.folder = folder
         self.port = free_ports(1)[0]
-        self._command = command(self.port)
+        self.command = command(self.port)
         self._process: subprocess.Popen | None = None
         self.restart()
 
@@ -77,7 +77,7 @@ class S3Server:
         """Start (again) and wait until a bucket can be written."""
         self.kill()
         with open(self.folder / "log", "ab") as log:
-            self._process = subprocess.Popen(self._command, cwd=self.folder, stdout=log, stderr=log)
+            self._process = subprocess.Popen(self.command, cwd=self.folder, stdout=log, stderr=log)
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
             if time.monotonic() > deadline or self._process.poll() is not None:

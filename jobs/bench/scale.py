@@ -143,8 +143,8 @@ def _put_objects(server, uri: str, folder: Path, done: int) -> None:
         for shard in shards:
             (source / name / f"{layout.shard_name(shard)}.parquet").write_bytes(b"x")
     binary, flags = (
-        server._command[0],
-        dict(re.findall(r"-(filer\.port(?:\.grpc)?)=(\d+)", " ".join(server._command))),
+        server.command[0],
+        dict(re.findall(r"-(filer\.port(?:\.grpc)?)=(\d+)", " ".join(server.command))),
     )
     filer = f"http://127.0.0.1:{flags['filer.port']}.{flags['filer.port.grpc']}"
     bucket = uri.removeprefix("s3://").partition("/")[0]

@@ -39,8 +39,9 @@ from cascade_batch.workers.parts import weight_digests
 from cascade_batch.workers.reading import read_committed, read_shard
 from cascade_batch.workers.shards import ShardData, Ticket, guarded
 
-ROOM_S = 1800
-"""Waiting longer than this for others to leave the cluster is an error."""
+PATIENCE_S, ROOM_S = 30, 1800
+"""Our own actors of the execution before leave within the first. After that others have the GPUs; waiting longer than
+the second for them is an error."""
 SHARDS_PER_EXECUTION = 1024
 """Ray Data keeps books of every block on the driver until an execution ends, about 13 KB a shard. This bounds
 them, to 6.4 KB a shard over a run of 3,000 (`jobs/bench/driver.py`), at the price of loading the models again
@@ -168,12 +169,13 @@ def _configure(context: DataContext) -> None:
 def _wait_for_room(pools: Pools) -> None:
     """Ray Data would wait without a word for GPUs that other jobs of the cluster have. Raises CascadeError."""
     needed = sum(pool.actors * pool.gpus for pool in (pools.c, pools.ba))
-    deadline, told = time.monotonic() + ROOM_S, False
+    began, told = time.monotonic(), False
     while (free := ray.available_resources().get("GPU", 0.0)) < needed - 1e-6:
-        if not told:
+        waited = time.monotonic() - began
+        if waited > PATIENCE_S and not told:
             log.warning("waiting for other jobs: %g GPUs needed, %g free", needed, free)
             told = True
-        if time.monotonic() > deadline:
+        if waited > ROOM_S:
             raise CascadeError(
                 "other jobs keep the cluster's GPUs",
                 where="ray",

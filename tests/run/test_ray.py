@@ -15,7 +15,7 @@ import pytest
 import ray
 
 from cascade_batch.batches import DecodedImages, DecoderBatch, PriorBatch, PriorImages
-from cascade_batch.errors import CascadeError
+from cascade_batch.errors import CascadeError, WeightsError
 from cascade_batch.runners import ray_data
 from cascade_batch.runners.pools import Node, size_pools
 from cascade_batch.runners.ray_data import PoolBA, PoolC, RayLedger
@@ -249,6 +249,23 @@ def test_pools_that_do_not_fit_are_refused_before_anything_hangs(
     assert "pool C 9 x (1 GPU" in capsys.readouterr().err
 
 
+class BrokenPoolBA(PoolBA):
+    """Does not load."""
+
+    def __init__(self, setup: Setup, ledger: RayLedger) -> None:
+        super().__init__(setup, ledger)
+        raise WeightsError("the weights do not load", where="stage_b")
+
+
+def test_a_pool_that_does_not_load_ends_the_run_with_its_own_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ray_data, "PoolBA", BrokenPoolBA)
+    prompts, out = write_prompts(tmp_path, 4), str(tmp_path / "run")
+    assert render(prompts, out, *CPU_POOLS, runner="ray") != 0
+    assert "the weights do not load" in capsys.readouterr().err
+
+
 class Holder:
     """Another job of the cluster."""
 
@@ -270,8 +287,9 @@ SHARED_CARD = size_pools(PoolsSpec(), DtypeSpec(), [Node(4, 1)], 0.72)
 
 
 def test_a_run_waits_for_the_card_that_another_job_has_and_says_so(
-    held_card: Any, caplog: pytest.LogCaptureFixture
+    held_card: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ray_data, "PATIENCE_S", 0)
     release = threading.Timer(2.0, ray.kill, (held_card,))
     release.start()
     ray_data._wait_for_room(SHARED_CARD)

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
+from cascade_batch.runners.pools import Pool
 from cascade_batch.runners.runner import Setup
 from cascade_batch.runners.shard_rows import from_row, to_row
 from cascade_batch.stage_keys import STAGE_BA_PARTS, STAGE_C_PARTS
@@ -22,20 +23,24 @@ class PoolC:
     """One actor of pool C."""
 
     def __init__(self, setup: Setup, ledger: Ledger) -> None:
+        _share_cores(setup.pools.c)
         from cascade_batch.workers.stage_c import StageCWorker
 
+        on_device = _own_thread()
         parts = load_parts(setup.model, (*STAGE_C_PARTS, *setup.extra_parts), setup.weights)
         loras = load_loras(setup.model, setup.weights)
-        self._worker = StageCWorker(
-            parts,
-            setup.pools.c.settings,
-            setup.sampling.c,
-            setup.embeddings_schema,
-            ledger,
-            loras,
-            setup.text,
-            setup.probe("c"),
-            _own_thread(),
+        self._worker = on_device(
+            lambda: StageCWorker(
+                parts,
+                setup.pools.c.settings,
+                setup.sampling.c,
+                setup.embeddings_schema,
+                ledger,
+                loras,
+                setup.text,
+                setup.probe("c"),
+                on_device,
+            )
         )
 
     def __call__(self, row: pa.Table) -> pa.Table:
@@ -46,19 +51,36 @@ class PoolBA:
     """One actor of pool BA."""
 
     def __init__(self, setup: Setup, ledger: Ledger) -> None:
+        _share_cores(setup.pools.ba)
         from cascade_batch.workers.stage_ba import StageBAWorker
 
+        on_device = _own_thread()
         parts = load_parts(setup.model, STAGE_BA_PARTS, setup.weights)
-        self._worker = StageBAWorker(
-            parts, setup.pools.ba.settings, setup.sampling, ledger, setup.probe("ba"), _own_thread()
+        self._worker = on_device(
+            lambda: StageBAWorker(
+                parts, setup.pools.ba.settings, setup.sampling, ledger, setup.probe("ba"), on_device
+            )
         )
 
     def __call__(self, row: pa.Table) -> pa.Table:
         return _render(self._worker.render, row)
 
 
+def _share_cores(pool: Pool) -> None:
+    """Have this process's OpenMP threads sleep while they wait for one another; to be called before torch is loaded.
+
+    On a CPU the pools have more threads than there are cores. One that spins then keeps its core from the very thread
+    it waits for: with networks as small as `tiny` a run takes five times as long (`jobs/BENCHMARKS.md`).
+    """
+    if not pool.gpus:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def _own_thread() -> OnDevice:
-    """A thread of the device's own: it goes from shard to shard, while Ray's make one ready and hand one on."""
+    """A thread of the device's own: it goes from shard to shard, while Ray's make one ready and hand one on.
+
+    It makes the worker too, so that this process has one team of OpenMP threads.
+    """
     device = ThreadPoolExecutor(1)
     return lambda work: device.submit(work).result()
 

@@ -17,7 +17,7 @@ OVERLAP = 2
 """Threads of a CPU actor per core that is its part: whenever one pool is through or waits, the other has its cores
 (`jobs/BENCHMARKS.md`)."""
 LEAST_CORES = 0.5
-"""A CPU actor's part of the cores when there are many; with more actors than that, they do not fit."""
+"""The least that a CPU actor's part of the cores is taken for: with more actors than that, they do not fit."""
 MAX_GPU_ACTOR_THREADS = 4
 """A GPU actor's CPU threads only tokenise and draw noise."""
 

@@ -64,12 +64,13 @@ def worker_name() -> str:
 
 
 def take_in_hand(ledger: Ledger, stage: str, shard: int) -> Attempt:
-    """The attempt that is to follow. Raises CascadeError if workers keep dying on the shard, whatever is rendered."""
+    """The attempt that is to follow. Raises CascadeError if workers keep dying, whatever is rendered."""
     attempt = ledger.take(stage, shard)
     if attempt.hopeless:
         raise CascadeError(
-            f"workers died {attempt.number - 1} times on this shard, and no single prompt is to blame",
+            "workers keep dying with this shard in hand, and no single prompt is to blame",
             where=f"shard {shard}, {stage}",
+            got=f"{attempt.number - 1} attempts",
             next_step="give the workers more memory, or make shards smaller in a new run (shards.images)",
         )
     return attempt

@@ -1,6 +1,6 @@
 """What one writes today to render a table: Ray Data around the pipelines of diffusers, one of each per actor.
 
-Run:  python jobs/bench/diffusers_script.py TABLE OUT --model FOLDER [--actors 1] [--threads 2] [--batch 4]
+Run:  python jobs/bench/diffusers_script.py TABLE OUT --model FOLDER [--actors 1] [--threads 2] [--batch 1]
 
 TABLE has the columns `id`, `prompt` and `seed`; OUT gets one PNG per row. It is the peer of
 `jobs/bench/end_to_end.py` and takes nothing of this project but the weights: no resume, no manifest, no failed rows.
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="a folder in the diffusers layout")
     parser.add_argument("--actors", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2, help="of one actor")
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=1)
     options = parser.parse_args()
     options.out.mkdir(parents=True)
     ray.init(address="local", include_dashboard=False, log_to_driver=False)

@@ -10,9 +10,8 @@ import pyarrow as pa
 from cascade_batch.runners.pools import Pool
 from cascade_batch.runners.runner import Setup
 from cascade_batch.runners.shard_rows import from_row, to_row
-from cascade_batch.stage_keys import STAGE_BA_PARTS, STAGE_C_PARTS
+from cascade_batch.runners.stage_workers import stage_ba_worker, stage_c_worker
 from cascade_batch.workers.ledger import Ledger
-from cascade_batch.workers.parts import load_loras, load_parts
 from cascade_batch.workers.rendering import OnDevice
 from cascade_batch.workers.shards import ShardData, guarded
 
@@ -24,24 +23,8 @@ class PoolC:
 
     def __init__(self, setup: Setup, ledger: Ledger) -> None:
         _share_cores(setup.pools.c)
-        from cascade_batch.workers.stage_c import StageCWorker
-
         on_device = _own_thread()
-        parts = load_parts(setup.model, (*STAGE_C_PARTS, *setup.extra_parts), setup.weights)
-        loras = load_loras(setup.model, setup.weights)
-        self._worker = on_device(
-            lambda: StageCWorker(
-                parts,
-                setup.pools.c.settings,
-                setup.sampling.c,
-                setup.embeddings_schema,
-                ledger,
-                loras,
-                setup.text,
-                setup.probe("c"),
-                on_device,
-            )
-        )
+        self._worker = on_device(lambda: stage_c_worker(setup, ledger, on_device))
 
     def __call__(self, row: pa.Table) -> pa.Table:
         return _render(self._worker.render, row)
@@ -52,15 +35,8 @@ class PoolBA:
 
     def __init__(self, setup: Setup, ledger: Ledger) -> None:
         _share_cores(setup.pools.ba)
-        from cascade_batch.workers.stage_ba import StageBAWorker
-
         on_device = _own_thread()
-        parts = load_parts(setup.model, STAGE_BA_PARTS, setup.weights)
-        self._worker = on_device(
-            lambda: StageBAWorker(
-                parts, setup.pools.ba.settings, setup.sampling, ledger, setup.probe("ba"), on_device
-            )
-        )
+        self._worker = on_device(lambda: stage_ba_worker(setup, ledger, on_device))
 
     def __call__(self, row: pa.Table) -> pa.Table:
         return _render(self._worker.render, row)

@@ -7,8 +7,8 @@ from functools import partial
 
 from cascade_batch.runners.pools import Node, Pools, size_pools
 from cascade_batch.runners.runner import Setup
+from cascade_batch.runners.stage_workers import stage_ba_worker, stage_c_worker
 from cascade_batch.spec import DtypeSpec, ModelSpec, PoolsSpec
-from cascade_batch.stage_keys import STAGE_BA_PARTS, STAGE_C_PARTS
 from cascade_batch.storage import Storage
 from cascade_batch.stores import layout
 from cascade_batch.workers.committing import commit_embeddings, commit_images
@@ -62,7 +62,7 @@ class LocalRunner:
 
 
 class _Workers:
-    """Both workers of the process, each made at first use. torch is imported here, not before."""
+    """Both workers of the process, each made at first use."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -74,32 +74,10 @@ class _Workers:
         if data.requests is None:
             return data
         if self._c is None:
-            from cascade_batch.workers.parts import load_loras, load_parts
-            from cascade_batch.workers.stage_c import StageCWorker
-
-            setup = self._setup
-            parts = load_parts(setup.model, (*STAGE_C_PARTS, *setup.extra_parts), setup.weights)
-            loras = load_loras(setup.model, setup.weights)
-            self._c = StageCWorker(
-                parts,
-                setup.pools.c.settings,
-                setup.sampling.c,
-                setup.embeddings_schema,
-                self._ledger,
-                loras,
-                setup.text,
-                setup.probe("c"),
-            )
+            self._c = stage_c_worker(self._setup, self._ledger)
         return self._c.render(data)
 
     def render_ba(self, data: ShardData) -> ShardData:
         if self._ba is None:
-            from cascade_batch.workers.parts import load_parts
-            from cascade_batch.workers.stage_ba import StageBAWorker
-
-            setup = self._setup
-            parts = load_parts(setup.model, STAGE_BA_PARTS, setup.weights)
-            self._ba = StageBAWorker(
-                parts, setup.pools.ba.settings, setup.sampling, self._ledger, setup.probe("ba")
-            )
+            self._ba = stage_ba_worker(self._setup, self._ledger)
         return self._ba.render(data)

@@ -53,6 +53,16 @@ class Pools:
     step_cpus: float
     """Of one reading or committing step."""
 
+    @property
+    def gpus(self) -> float:
+        """Of all actors, growing pools at their least."""
+        return self.c.actors * self.c.gpus + self.ba.actors * self.ba.gpus
+
+    @property
+    def cpus(self) -> float:
+        """Of all actors, growing pools at their least; steps take theirs besides."""
+        return self.c.actors * self.c.cpus + self.ba.actors * self.ba.cpus
+
 
 def size_pools(spec: PoolsSpec, dtype: DtypeSpec, nodes: Sequence[Node], share_c: float) -> Pools:
     """Fill in what the spec leaves open, and check that everything, growing pools at their least, fits at once.
@@ -110,8 +120,8 @@ def best_split(actors: int, share_c: float) -> int:
 
 def _pool(spec: PoolSpec, actors: int, gpus: float, cores: float, largest: float, dtype: str) -> Pool:
     """`cores`: one actor's part of them; `largest`: of the largest node."""
-    most = MAX_GPU_ACTOR_THREADS if gpus else min(largest, OVERLAP * cores)
-    threads = spec.threads or max(1, int(min(cores, most) if gpus else most))
+    most = min(cores, MAX_GPU_ACTOR_THREADS) if gpus else min(largest, OVERLAP * cores)
+    threads = spec.threads or max(1, int(most))
     cpus = 0.0 if gpus else CPU_ACTOR_SHARE * min(threads, max(LEAST_CORES, cores))
     if dtype == "auto":
         dtype = "bfloat16" if gpus else "float32"
@@ -120,8 +130,7 @@ def _pool(spec: PoolSpec, actors: int, gpus: float, cores: float, largest: float
 
 
 def _check_fit(pools: Pools, nodes: Sequence[Node]) -> None:
-    need_gpus = sum(p.actors * p.gpus for p in (pools.c, pools.ba))
-    need_cpus = sum(p.actors * p.cpus for p in (pools.c, pools.ba)) + pools.step_cpus
+    need_gpus, need_cpus = pools.gpus, pools.cpus + pools.step_cpus
     have_gpus, have_cpus = sum(n.gpus for n in nodes), sum(n.cpus for n in nodes)
     if need_gpus > have_gpus + 1e-6:
         raise _too_much(pools, "GPUs", need_gpus, have_gpus)

@@ -168,19 +168,18 @@ def _configure(context: DataContext) -> None:
 
 def _wait_for_room(pools: Pools) -> None:
     """Ray Data would wait without a word for GPUs that other jobs of the cluster have. Raises CascadeError."""
-    needed = sum(pool.actors * pool.gpus for pool in (pools.c, pools.ba))
     began, told = time.monotonic(), False
-    while (free := ray.available_resources().get("GPU", 0.0)) < needed - 1e-6:
+    while (free := ray.available_resources().get("GPU", 0.0)) < pools.gpus - 1e-6:
         waited = time.monotonic() - began
         if waited > PATIENCE_S and not told:
-            log.warning("waiting for other jobs: %g GPUs needed, %g free", needed, free)
+            log.warning("waiting for other jobs: %g GPUs needed, %g free", pools.gpus, free)
             told = True
         if waited > ROOM_S:
             raise CascadeError(
                 "other jobs keep the cluster's GPUs",
                 where="ray",
                 got=f"{free:g} GPUs free for {ROOM_S // 60} minutes",
-                expected=f"{needed:g}",
+                expected=f"{pools.gpus:g}",
                 next_step="wait for them, or lower pools.c.actors and pools.ba.actors",
             )
         time.sleep(1.0)
@@ -214,8 +213,7 @@ def _step_cpus(pools: Pools, cpus: float) -> float:
     Ray Data reserves for upstream operators first: a step that it cannot reserve for waits until those before it have
     ended, and pictures pile up uncommitted.
     """
-    room = cpus - sum(pool.actors * pool.cpus for pool in (pools.c, pools.ba))
-    return min(pools.step_cpus, math.floor(1000 * room / STEPS) / 1000)
+    return min(pools.step_cpus, math.floor(1000 * (cpus - pools.cpus) / STEPS) / 1000)
 
 
 def _plain(ticket: Ticket) -> dict[str, Any]:

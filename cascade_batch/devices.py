@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from cascade_batch.errors import SpecError
 from cascade_batch.numerics import SWITCHES
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
@@ -31,6 +32,26 @@ def keep_freed_memory() -> None:
 def pick_device() -> str:
     """The accelerator if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def named_device(device: str | int | torch.device) -> str:
+    """A device by one name however it was given: "cpu", "cuda", "cuda:1"; "auto" is `pick_device`'s.
+
+    Raises SpecError for one that is not there.
+    """
+    if device == "auto":
+        return pick_device()
+    try:
+        found = torch.device(device.strip().lower() if isinstance(device, str) else device)
+        torch.empty(0, device=found)
+    except (RuntimeError, TypeError, AssertionError) as error:  # a torch built without CUDA asserts
+        raise SpecError(
+            "no such device here",
+            where="device",
+            got=f"{device!r}: {str(error).splitlines()[0]}",
+            expected='"auto", "cpu", or an accelerator of this machine such as "cuda:1"',
+        ) from None
+    return "cpu" if found.type == "cpu" else str(found)
 
 
 def device_kind(device: str) -> str:

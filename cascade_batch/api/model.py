@@ -23,7 +23,7 @@ from cascade_batch.api.outputs import (
 )
 from cascade_batch.api.stages import Stages
 from cascade_batch.batches import DecoderBatch, PriorBatch
-from cascade_batch.devices import pick_device
+from cascade_batch.devices import named_device
 from cascade_batch.errors import SpecError
 from cascade_batch.geometry import check_sides
 from cascade_batch.models.sampler import Generators, OnStep
@@ -47,7 +47,7 @@ class Cascade:
         cls,
         model: str = "mini",
         *,
-        device: str = "auto",
+        device: str | int | torch.device = "auto",
         sampler: str | Mapping[str, Any] = "diffusers",
         text: Mapping[str, Any] | None = None,
         low_memory: bool = False,
@@ -56,7 +56,7 @@ class Cascade:
         """A model by the name, folder, file or URL that the command line takes; weights are read at first use.
 
         Args:
-            device: such as "cpu" or "cuda:1"; "auto" takes the accelerator if there is one.
+            device: such as "cpu", "cuda:1" or a `torch.device`; "auto" takes the accelerator if there is one.
             sampler: a preset, or a tree of the spec's `sampler` keys.
             text: keys of the spec's `text`, such as {"weighting": True}; long prompts of one call get as many windows
                 as the longest.
@@ -69,7 +69,7 @@ class Cascade:
         chosen = {"preset": sampler} if isinstance(sampler, str) else dict(sampler)
         tree = {"model": {"name": model, **parts}, "sampler": chosen, "text": dict(text or {})}
         spec = spec_from_dict(tree)
-        stages = Stages(spec, pick_device() if device == "auto" else device, low_memory)
+        stages = Stages(spec, named_device(device), low_memory)
         return cls(stages, sampling_of(spec.sampler))
 
     def prior(

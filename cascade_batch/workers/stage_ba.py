@@ -9,7 +9,7 @@ import torch
 
 from cascade_batch.batches import DecoderBatch
 from cascade_batch.cascade import Decoder, PartFiles
-from cascade_batch.devices import device_kind, fix_numerics, keep_freed_memory, pick_device
+from cascade_batch.devices import device_kind, fix_numerics, keep_freed_memory, named_device
 from cascade_batch.errors import SpecError
 from cascade_batch.geometry import embedding_side
 from cascade_batch.sampling import Sampling
@@ -72,7 +72,7 @@ class StageBAWorker:
         self._on_device = on_device
         keep_freed_memory()
         fix_numerics(settings.threads)
-        device = pick_device() if settings.device == "auto" else settings.device
+        device = named_device(settings.device)
         self._device_kind = device_kind(device)
         self.batch_sizes = settled_once(settings, self._device_kind, probe, self._try_batch)
         self._decoder = Decoder.load(parts, settings.dtype, device)

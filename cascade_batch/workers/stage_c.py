@@ -10,7 +10,7 @@ import torch
 
 from cascade_batch.batches import Conditions, PriorBatch
 from cascade_batch.cascade import PartFiles, Prior
-from cascade_batch.devices import device_kind, fix_numerics, keep_freed_memory, pick_device
+from cascade_batch.devices import device_kind, fix_numerics, keep_freed_memory, named_device
 from cascade_batch.errors import SpecError
 from cascade_batch.models.loras import Lora
 from cascade_batch.sampling import StageSampling
@@ -67,7 +67,7 @@ class StageCWorker:
         self._on_device = on_device
         keep_freed_memory()
         fix_numerics(settings.threads)
-        device = pick_device() if settings.device == "auto" else settings.device
+        device = named_device(settings.device)
         self._device_kind = device_kind(device)
         self.batch_sizes = settled_once(settings, self._device_kind, probe, self._try_batch)
         self._prior = Prior.load(parts, settings.dtype, device, loras, text)

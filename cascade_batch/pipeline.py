@@ -120,7 +120,9 @@ def render(
         except KeyboardInterrupt:
             return _finish(run, progress, done, (), INTERRUPTED)
         progress.actors_c, progress.actors_ba = setup.pools.c.most, setup.pools.ba.most
-        return _drive(spec, run, runner.run(tickets, setup), progress, done, observer)
+        # Closed after the outcome stands: stopping the pools may outlast the grace a stopped job is given.
+        with closing(runner.run(tickets, setup)) as shards:
+            return _drive(spec, run, shards, progress, done, observer)
 
 
 def _alive(runner: Runner, storage: Storage, observer: Observer, take_over: bool) -> Heartbeat:
@@ -239,11 +241,9 @@ def _drive(
     except CascadeError as error:  # the runner itself failed; what is committed stands
         errors.append(str(error))
     try:
-        outcome = _finish(run, progress, done, tuple(errors), state)
+        return _finish(run, progress, done, tuple(errors), state)
     except KeyboardInterrupt:  # the table may be half written; the next sitting writes it anew
-        outcome = _finish(run, progress, done, tuple(errors), INTERRUPTED)
-    shards.close()  # after the outcome stands: stopping the pools may outlast the grace a stopped job is given
-    return outcome
+        return _finish(run, progress, done, tuple(errors), INTERRUPTED)
 
 
 def _finish(run: OpenRun, progress: Progress, done: set[int], errors: tuple[str, ...], state: str) -> Outcome:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from cascade_batch import pictures
 from cascade_batch.errors import PictureError, SpecError, StorageError
@@ -49,9 +50,11 @@ NO_CONDITIONS = RowConditions()
 class RowReader:
     """Makes a row's conditions for Stage C."""
 
-    def __init__(self, root: str, image_size: int | None) -> None:
+    def __init__(
+        self, root: str, image_size: int | None, most_pixels: int = pictures.MOST_PIXELS
+    ) -> None:
         """`root`: where relative paths lie; `image_size`: what the image encoder looks at."""
-        self._root, self._image_size = root, image_size
+        self._root, self._image_size, self._most_pixels = root, image_size, most_pixels
 
     def read(self, row: Row) -> RowConditions:
         """Raises PictureError or SpecError for values of this row that cannot be used."""
@@ -59,21 +62,30 @@ class RowReader:
         width, height = embedding_side(row["width"]), embedding_side(row["height"])
         area = (width * ENCODER_STRIDE, height * ENCODER_STRIDE)
         if row.get("image") is not None and self._image_size is not None:
-            given = row["image"] if isinstance(row["image"], list) else [row["image"]]
-            cut = [pictures.clip_crop(self._picture(found, "image", one), self._image_size) for one in given]
-            if not cut:
-                raise PictureError("an empty list of pictures", where="image")
-            found.arrays["image"] = np.stack(cut)
+            found.arrays["image"] = self._crops(found, row["image"], self._image_size)
         for name in ("init_image", "control_image"):
             if row.get(name) is not None:
-                found.arrays[name] = pictures.covering(self._picture(found, name, row[name]), *area)
+                with pictures.refusing(name):
+                    image = pictures.as_rgb(self._picture(found, name, row[name]))
+                    found.arrays[name] = pictures.covering(image, *area)
         if row.get("mask") is not None:
-            found.arrays["mask"] = pictures.brightness(self._picture(found, "mask", row["mask"]), *area)
+            with pictures.refusing("mask"):
+                mask = pictures.as_mask(self._picture(found, "mask", row["mask"]))
+                found.arrays["mask"] = pictures.brightness(mask, *area)
         _add_numbers(found, row, (height, width))
         _add_settings(found, row)
         return found
 
-    def _picture(self, found: RowConditions, name: str, value: Any) -> Any:
+    def _crops(self, found: RowConditions, value: Any, size: int) -> np.ndarray:
+        given = value if isinstance(value, list) else [value]
+        with pictures.refusing("image"):
+            images = (pictures.as_rgb(self._picture(found, "image", one)) for one in given)
+            cut = [pictures.clip_crop(image, size) for image in images]
+            if not cut:
+                raise PictureError("an empty list of pictures")
+            return np.stack(cut)
+
+    def _picture(self, found: RowConditions, name: str, value: Any) -> Image.Image:
         if isinstance(value, dict):
             value = value["path"] if value["bytes"] is None else value["bytes"]
         if value is None:
@@ -81,10 +93,7 @@ class RowReader:
         if isinstance(value, str):
             found.sources.setdefault(name, []).append(value)
             value = self._fetched(value, name)
-        try:
-            return pictures.decode(value)
-        except PictureError as error:
-            raise PictureError(error.what, where=name, got=error.got) from None
+        return pictures.decode(value, self._most_pixels)
 
     def _fetched(self, uri: str, name: str) -> bytes:
         """A picture's bytes. A store that fails for now leaves the shard undone; one that says no fails the row."""

@@ -1,0 +1,101 @@
+"""From an encoded picture to a loaded one, whatever its notes hold, and whatever a decoder raises."""
+
+import io
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+
+from cascade_batch.errors import CascadeError, PictureError
+from cascade_batch.pictures.notes import without_notes
+
+MOST_PIXELS = 2**26
+"""A picture that claims more is refused unread, unless told otherwise: a few kilobytes of PNG can unpack to any size."""
+NOT_DECODED = ("EPS",)
+"""Formats that are none of ours: Pillow has Ghostscript run what stands in the file."""
+
+_opening = threading.Lock()
+
+
+def decode(data: bytes, most_pixels: int = MOST_PIXELS) -> Image.Image:
+    """An encoded picture, loaded, in its own mode and as it lies in the file; of several frames the first.
+
+    Raises PictureError if it is none, broken, or larger than `most_pixels`.
+    """
+    with refusing(got=_described(data)):
+        try:
+            return _loaded(data, most_pixels)
+        except PictureError:
+            raise
+        except Exception:  # noqa: BLE001
+            bare = without_notes(data)
+            return _loaded(data if bare is None else bare, most_pixels, with_notes=False)
+
+
+@contextmanager
+def refusing(where: str = "", got: str = "") -> Iterator[None]:
+    """Whatever a library raises inside, which for a broken picture may be anything, is a PictureError."""
+    try:
+        yield
+    except PictureError as error:
+        raise _placed(error, where) from None
+    except CascadeError:
+        raise
+    except Exception as error:  # noqa: BLE001
+        told = "; ".join(text for text in (_reason(error), got) if text)
+        raise PictureError("a picture cannot be read", where=where, got=told) from error
+
+
+def _placed(error: PictureError, where: str) -> PictureError:
+    if error.where or not where:
+        return error
+    return PictureError(
+        error.what, where=where, got=error.got, expected=error.expected, next_step=error.next_step
+    )
+
+
+def _loaded(data: bytes, most_pixels: int, with_notes: bool = True) -> Image.Image:
+    image = _opened(data, most_pixels)
+    _check_size(image, most_pixels)
+    if not with_notes and isinstance(image, TiffImagePlugin.TiffImageFile):
+        image.load_end = lambda: None  # which reads every note
+    image.load()
+    _check_size(image, most_pixels)  # an icon may hold another size than it says
+    return image
+
+
+def _opened(data: bytes, most_pixels: int) -> Image.Image:
+    """Opened, not loaded. Pillow's own limit is the process's, so a lower one than ours is lifted meanwhile only."""
+    with _opening:
+        Image.init()
+        formats = [name for name in Image.ID if name not in NOT_DECODED]
+        limit = Image.MAX_IMAGE_PIXELS
+        try:
+            if limit is not None and limit < most_pixels:
+                Image.MAX_IMAGE_PIXELS = most_pixels
+            return Image.open(io.BytesIO(data), formats=formats)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _check_size(image: Image.Image, most_pixels: int) -> None:
+    if image.width * image.height > most_pixels:
+        raise PictureError(
+            "a picture is too large",
+            got=image.size,
+            expected=f"{most_pixels:,} pixels at most",
+            next_step=f"to allow it: --set limits.picture_pixels={image.width * image.height}",
+        )
+
+
+def _reason(error: Exception) -> str:
+    """What was raised, without addresses, which differ from run to run."""
+    if isinstance(error, UnidentifiedImageError):
+        return "unknown format"
+    return re.sub(r"0x[0-9a-fA-F]{4,}", "0x...", str(error)) or type(error).__name__
+
+
+def _described(data: bytes) -> str:
+    return f"{len(data):,} bytes that begin {data[:8]!r}"

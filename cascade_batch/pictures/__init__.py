@@ -1,8 +1,8 @@
 """Pictures that prompts bring along, from files, PIL and arrays of all kinds to what the encoders look at.
 
-`decode` opens files; `as_rgb` and `as_mask` say what a picture's values mean, for a table's pictures and for those given
-in Python alike; `clip_crop`, `covering` and `brightness` cut them. Colour profiles are not applied, as the published
-pipelines do not: the encoders were trained without.
+`decode` opens files; `as_rgb` and `as_mask` say what a picture's values mean, for a table's pictures and for those
+given in Python alike; `clip_crop`, `covering` and `brightness` cut them. Colour profiles are not applied, as the
+published pipelines do not apply them: their encoders were trained without.
 """
 
 from cascade_batch.pictures.arrays import split

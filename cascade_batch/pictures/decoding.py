@@ -12,7 +12,7 @@ from cascade_batch.errors import CascadeError, PictureError
 from cascade_batch.pictures.notes import without_notes
 
 MOST_PIXELS = 2**26
-"""A picture that claims more is refused unread, unless told otherwise: a few kilobytes of PNG can unpack to any size."""
+"""A picture that claims more is refused unread unless told otherwise: a few kilobytes of PNG unpack to any size."""
 NOT_DECODED = ("EPS",)
 """Formats that are none of ours: Pillow has Ghostscript run what stands in the file."""
 
@@ -43,7 +43,7 @@ def refusing(where: str = "", got: str = "") -> Iterator[None]:
         raise _placed(error, where) from None
     except CascadeError:
         raise
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         told = "; ".join(text for text in (_reason(error), got) if text)
         raise PictureError("a picture cannot be read", where=where, got=told) from error
 

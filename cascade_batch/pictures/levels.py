@@ -75,5 +75,9 @@ def _scaled(values: np.ndarray, factor: float) -> np.ndarray:
     return (values.astype(np.float32) * np.float32(factor)).round().clip(0, 255).astype(np.uint8)
 
 
-def _refused(got: str, next_step: str = "bring them to 0..255 as uint8, or to 0..1 as floats") -> PictureError:
-    return PictureError("numbers whose black and white are unclear", got=got, expected=READ_AS, next_step=next_step)
+def _refused(
+    got: str, next_step: str = "bring them to 0..255 as uint8, or to 0..1 as floats"
+) -> PictureError:
+    return PictureError(
+        "numbers whose black and white are unclear", got=got, expected=READ_AS, next_step=next_step
+    )

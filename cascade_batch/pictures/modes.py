@@ -44,7 +44,7 @@ def rgb_of_array(values: np.ndarray) -> Image.Image:
 def turned(made: Image.Image, image: Image.Image) -> Image.Image:
     """What was made of `image`, brought upright as its notes say; broken ones say nothing."""
     try:
-        method = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        method = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # noqa: BLE001  libraries raise anything for broken EXIF
         method = None
     return made if method is None else made.transpose(method)

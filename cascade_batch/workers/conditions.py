@@ -50,9 +50,7 @@ NO_CONDITIONS = RowConditions()
 class RowReader:
     """Makes a row's conditions for Stage C."""
 
-    def __init__(
-        self, root: str, image_size: int | None, most_pixels: int = pictures.MOST_PIXELS
-    ) -> None:
+    def __init__(self, root: str, image_size: int | None, most_pixels: int = pictures.MOST_PIXELS) -> None:
         """`root`: where relative paths lie; `image_size`: what the image encoder looks at."""
         self._root, self._image_size, self._most_pixels = root, image_size, most_pixels
 

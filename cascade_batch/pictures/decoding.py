@@ -16,7 +16,7 @@ MOST_PIXELS = 2**26
 NOT_DECODED = ("EPS",)
 """Formats that are none of ours: Pillow has Ghostscript run what stands in the file."""
 
-_opening = threading.Lock()
+_lifting = threading.Lock()
 
 
 def decode(data: bytes, most_pixels: int = MOST_PIXELS) -> Image.Image:
@@ -61,21 +61,30 @@ def _loaded(data: bytes, most_pixels: int, with_notes: bool = True) -> Image.Ima
     _check_size(image, most_pixels)
     if not with_notes and isinstance(image, TiffImagePlugin.TiffImageFile):
         image.load_end = lambda: None  # which reads every note
-    image.load()
+    with _allowing(image.width * image.height):
+        image.load()
     _check_size(image, most_pixels)  # an icon may hold another size than it says
     return image
 
 
 def _opened(data: bytes, most_pixels: int) -> Image.Image:
-    """Opened, not loaded. Pillow's own limit is the process's, so a lower one than ours is lifted meanwhile only."""
-    with _opening:
-        Image.init()
-        formats = [name for name in Image.ID if name not in NOT_DECODED]
+    Image.init()
+    formats = [name for name in Image.ID if name not in NOT_DECODED]
+    with _allowing(most_pixels):
+        return Image.open(io.BytesIO(data), formats=formats)
+
+
+@contextmanager
+def _allowing(pixels: int) -> Iterator[None]:
+    """Pillow's own limit is the process's: where it is lower, it is lifted meanwhile, for one picture at a time."""
+    if Image.MAX_IMAGE_PIXELS is None or pixels <= Image.MAX_IMAGE_PIXELS:
+        yield
+        return
+    with _lifting:
         limit = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = max(limit or 0, pixels)
         try:
-            if limit is not None and limit < most_pixels:
-                Image.MAX_IMAGE_PIXELS = most_pixels
-            return Image.open(io.BytesIO(data), formats=formats)
+            yield
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 

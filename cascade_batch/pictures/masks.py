@@ -5,7 +5,7 @@ from PIL import Image
 
 from cascade_batch.errors import PictureError
 from cascade_batch.pictures.levels import levels
-from cascade_batch.pictures.modes import Numbers, check_area, is_transparent, numbers_of, turned, with_alpha
+from cascade_batch.pictures.modes import Numbers, is_transparent, load, numbers_of, turned, with_alpha
 
 GREY = 24
 """How far apart red, green and blue may be in a grey picture: JPEG tints it."""
@@ -15,7 +15,7 @@ LABELS = 15
 """Whole numbers up to this are labels, not shades: the brightest would paint next to nothing."""
 VISIBLE = 128
 """From this alpha on a colour is seen."""
-SAME_HUE, STRAY = 0.2, 0.01
+SAME_HUE, STRAY = 0.2, 0.02
 """How far a colour may be from another shade of it, and the share of pixels that may be farther: edges in a JPEG."""
 
 
@@ -28,7 +28,7 @@ def as_mask(image: Image.Image) -> Image.Image:
     Raises:
         PictureError: several labels or colours, of which any may be meant.
     """
-    check_area(image)
+    load(image)
     deep = numbers_of(image)
     if deep is not None:
         found = _of_deep(deep)
@@ -37,9 +37,10 @@ def as_mask(image: Image.Image) -> Image.Image:
     elif image.mode in ("1", "L"):
         found = _of_whole(np.asarray(image.convert("L")))
     else:
-        found = _of_colours(np.asarray(image.convert("RGB")))
-        if image.mode == "P" and not np.ptp(found):  # a palette that tells nothing apart: its numbers may
-            found = _of_whole(np.asarray(image))
+        colours = np.asarray(image.convert("RGB"))
+        is_plain = image.mode == "P" and not np.ptp(colours, axis=(0, 1)).any()
+        # A palette that tells nothing apart leaves its numbers, which may.
+        found = _of_whole(np.asarray(image)) if is_plain else _of_colours(colours)
     return turned(Image.fromarray(found), image)
 
 

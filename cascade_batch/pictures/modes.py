@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from cascade_batch.errors import PictureError
 from cascade_batch.pictures.levels import levels
@@ -29,7 +29,7 @@ _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
 def as_rgb(image: Image.Image) -> Image.Image:
     """Raises PictureError for values that could mean two pictures, and what Pillow raises for a broken file."""
-    check_area(image)
+    load(image)
     deep = numbers_of(image)
     shown = image if deep is None else _shown(deep)
     return turned(_on_white(shown) if is_transparent(shown) else shown.convert("RGB"), image)
@@ -50,8 +50,14 @@ def turned(made: Image.Image, image: Image.Image) -> Image.Image:
     return made if method is None else made.transpose(method)
 
 
-def check_area(image: Image.Image) -> None:
-    """Raise PictureError for a picture without pixels."""
+def load(image: Image.Image) -> None:
+    """Load a picture that may only have been opened. Raises PictureError for one without pixels."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tile:
+        # Pillow 13 maps some files into memory and takes the sides of a turned picture for one another.
+        name, image.filename = image.filename, ""
+        image.load()
+        image.filename = name
+    image.load()
     if not (image.width and image.height):
         raise PictureError("a picture without pixels", got=image.size)
 
@@ -90,7 +96,6 @@ def numbers_of(image: Image.Image) -> Numbers | None:
     """Of a picture of more than 8 bits; None of any other."""
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return None
-    image.load()
     tags = getattr(image, "tag_v2", {})
     return Numbers(
         np.asarray(image),

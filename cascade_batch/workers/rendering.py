@@ -4,7 +4,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cascade_batch.errors import CascadeError
@@ -153,26 +153,24 @@ def _worker_died(attempt: Attempt) -> RowResult:
 def _render_batch(
     batch: Batch, requests: Sequence[Request], render: RenderBatch, blame: Blame
 ) -> dict[int, RowResult]:
-    started = time.perf_counter()
-    failure: RowResult | None = None
-    parts: list[Batch] = []
+    row, started = batch.rows[0], time.perf_counter()
     try:
         results = render(batch, requests)
     except DeviceOutOfMemory as error:
-        failure = RowResult(error_code="out_of_memory", error_message=str(error), batch=1)
         parts = halves(batch) if len(batch.rows) > 1 else []
+        alone = RowResult(error_code="out_of_memory", error_message=str(error), batch=1)
     except BatchRefused as refused:
         parts = parted(batch)
-        failure = None if parts else blame(refused.error, batch.rows[0])
+        alone = RowResult() if parts else blame(refused.error, row)
     else:
-        seconds, size = (time.perf_counter() - started) / batch.real, len(batch.rows)
-        return {
-            row: RowResult(r.value, r.error_code, r.error_message, seconds, size)
-            for row, r in zip(batch.rows[: batch.real], results, strict=True)
-        }
+        return _timed(batch, results, time.perf_counter() - started)
     # Beyond the handlers the failed forward's tensors are free, so the parts have their memory.
-    if not parts:
-        assert failure is not None
-        return {batch.rows[0]: failure}
     rendered = [_render_batch(part, requests, render, blame) for part in parts]
-    return {row: result for part in rendered for row, result in part.items()}
+    return {row: result for part in rendered for row, result in part.items()} if parts else {row: alone}
+
+
+def _timed(batch: Batch, results: list[RowResult], seconds: float) -> dict[int, RowResult]:
+    return {
+        row: replace(result, seconds=seconds / batch.real, batch=len(batch.rows))
+        for row, result in zip(batch.rows[: batch.real], results, strict=True)
+    }

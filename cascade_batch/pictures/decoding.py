@@ -77,12 +77,13 @@ def _opened(data: bytes, most_pixels: int) -> Image.Image:
 @contextmanager
 def _allowing(pixels: int) -> Iterator[None]:
     """Pillow's own limit is the process's: where it is lower, it is lifted meanwhile, for one picture at a time."""
-    if Image.MAX_IMAGE_PIXELS is None or pixels <= Image.MAX_IMAGE_PIXELS:
+    with _lifting:
+        limit = Image.MAX_IMAGE_PIXELS  # not what another thread has lifted it to
+    if limit is None or pixels <= limit:
         yield
         return
     with _lifting:
-        limit = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = max(limit or 0, pixels)
+        Image.MAX_IMAGE_PIXELS = pixels
         try:
             yield
         finally:

@@ -60,3 +60,15 @@ def tiff(values: np.ndarray, photometric: int = 1, bits: int = 0, width: int = 0
     directory = struct.pack(order + "H", len(tags)) + entries + b"\0\0\0\0"
     magic = b"MM\0*" if order == ">" else b"II*\0"
     return magic + struct.pack(order + "I", 8 + len(data)) + data + directory
+
+
+def exif_jpeg(tag: int, kind: int, count: int, value: bytes, orientation: bool = True) -> bytes:
+    """A JPEG whose EXIF has one entry of its own, and perhaps an orientation."""
+    entries = [struct.pack("<HHI", tag, kind, count) + value.ljust(4, b"\0")]
+    if orientation:
+        entries.append(struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0))
+    entries.sort(key=lambda entry: entry[:2][::-1])
+    body = b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    content = b"Exif\0\0" + body
+    whole = encoded(Image.fromarray(scene()), "JPEG", quality=100, subsampling=0)
+    return whole[:2] + b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content + whole[2:]

@@ -12,7 +12,7 @@ from PIL import Image, PngImagePlugin
 
 from cascade_batch import pictures
 from cascade_batch.errors import PictureError
-from tests.pictures.scenes import encoded, png, png_chunk, scene, tiff
+from tests.pictures.scenes import encoded, exif_jpeg, png, png_chunk, scene, tiff
 
 NOTE = bytes(3 * 2**20)
 """Compressed it is 3 KB; Pillow unpacks 1 MB at most."""
@@ -59,18 +59,6 @@ def test_a_picture_with_large_notes_is_upright_still(note: str) -> None:
     large = png_chunk(b"zTXt", b"workflow\0\0" + zlib.compress(NOTE))
     for data in (png(scene(), 8, 2, turning), png(scene(), 8, 2, turning, large)):
         assert np.array_equal(read(data), np.rot90(scene(), -1))
-
-
-def exif_jpeg(tag: int, kind: int, count: int, value: bytes, orientation: bool = True) -> bytes:
-    """A JPEG whose EXIF has one entry of its own, and perhaps an orientation."""
-    entries = [struct.pack("<HHI", tag, kind, count) + value.ljust(4, b"\0")]
-    if orientation:
-        entries.append(struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0))
-    entries.sort(key=lambda entry: entry[:2][::-1])
-    body = b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
-    content = b"Exif\0\0" + body
-    whole = encoded(image(), "JPEG", quality=100, subsampling=0)
-    return whole[:2] + b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content + whole[2:]
 
 
 @pytest.mark.parametrize(

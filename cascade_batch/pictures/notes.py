@@ -4,12 +4,18 @@ Pillow refuses a whole file for some of them, such as a megabyte of compressed t
 without them.
 """
 
+import zlib
 from collections.abc import Iterator
 
 PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_NOTES = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
-_TURNING = (b"XML:com.adobe.xmp\0\0", b"Raw profile type exif\0")
-"""Texts that may say which way is up; the first one uncompressed."""
+_PNG_NOTES = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf")
+_TURNING = (
+    b"eXIf",
+    b"iTXtXML:com.adobe.xmp\0\0",
+    b"tEXtRaw profile type exif\0",
+    b"zTXtRaw profile type exif\0",
+)
+"""How chunks begin that may say which way is up; the second one uncompressed."""
 _TURNING_BYTES = 2**16
 
 JPEG = b"\xff\xd8\xff"
@@ -29,14 +35,19 @@ def without_notes(data: bytes) -> bytes | None:
 
 def _png_chunks(data: bytes) -> Iterator[bytes]:
     """A chunk is its length, its name, its content and a checksum."""
-    start = len(PNG)
-    while start < len(data):
+    start, chunk = len(PNG), b""
+    while start < len(data) and chunk[4:8] != b"IEND":
         end = start + 12 + int.from_bytes(data[start : start + 4], "big")
-        name, content = data[start + 4 : start + 8], data[start + 8 : min(end - 4, len(data))]
-        turns = content.startswith(_TURNING) and len(content) <= _TURNING_BYTES
-        if name not in _PNG_NOTES or turns:
-            yield data[start:end]
+        chunk = data[start:end]
+        if chunk[4:8] not in _PNG_NOTES or _may_turn(chunk):
+            yield chunk
         start = end
+
+
+def _may_turn(chunk: bytes) -> bool:
+    """Whether a note may say which way is up, and is sound and no longer than that takes."""
+    is_sound = zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
+    return chunk[4:].startswith(_TURNING) and len(chunk) <= _TURNING_BYTES and is_sound
 
 
 def _jpeg_segments(data: bytes) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+PNG = b"\x89PNG\r\n\x1a\n"
 WIDTH, HEIGHT = 64, 48
 
 
@@ -41,9 +42,7 @@ def png(lines: np.ndarray, depth: int, colour: int, *chunks: bytes) -> bytes:
     raw = np.concatenate([np.zeros((height, 1), np.uint8), rows], axis=1).tobytes()
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     pixels = png_chunk(b"IDAT", zlib.compress(raw))
-    return b"".join(
-        [b"\x89PNG\r\n\x1a\n", png_chunk(b"IHDR", header), *chunks, pixels, png_chunk(b"IEND", b"")]
-    )
+    return b"".join([PNG, png_chunk(b"IHDR", header), *chunks, pixels, png_chunk(b"IEND", b"")])
 
 
 def tiff(values: np.ndarray, photometric: int = 1, bits: int = 0, width: int = 0) -> bytes:

@@ -71,7 +71,10 @@ def _opened(data: bytes, most_pixels: int) -> Image.Image:
     Image.init()
     formats = [name for name in Image.ID if name not in NOT_DECODED]
     with _allowing(most_pixels):
-        return Image.open(io.BytesIO(data), formats=formats)
+        try:
+            return Image.open(io.BytesIO(data), formats=formats)
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise _too_large(str(error).split(" exceeds")[0], "N", most_pixels) from None
 
 
 @contextmanager
@@ -92,12 +95,16 @@ def _allowing(pixels: int) -> Iterator[None]:
 
 def _check_size(image: Image.Image, most_pixels: int) -> None:
     if image.width * image.height > most_pixels:
-        raise PictureError(
-            "a picture is too large",
-            got=image.size,
-            expected=f"{most_pixels:,} pixels at most",
-            next_step=f"to allow it: --set limits.picture_pixels={image.width * image.height}",
-        )
+        raise _too_large(image.size, image.width * image.height, most_pixels)
+
+
+def _too_large(got: object, needed: object, most_pixels: int) -> PictureError:
+    return PictureError(
+        "a picture is too large",
+        got=got,
+        expected=f"{most_pixels:,} pixels at most",
+        next_step=f"to allow it: --set limits.picture_pixels={needed}",
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -15,6 +15,8 @@ LABELS = 15
 """Whole numbers up to this are labels, not shades: the brightest would paint next to nothing."""
 VISIBLE = 128
 """From this alpha on a colour is seen."""
+SEEN = 2**20
+"""Pixels that are looked at to tell whether a mask has one colour."""
 SAME_HUE, STRAY = 0.2, 0.02
 """How far a colour may be from another shade of it, and the share of pixels that may be farther: edges in a JPEG."""
 
@@ -74,7 +76,7 @@ def _of_alpha(rgba: np.ndarray) -> np.ndarray:
     colours, alpha = rgba[..., :3], rgba[..., 3]
     if alpha.min() == alpha.max() > 0:
         return _of_colours(colours)
-    visible = colours[alpha >= VISIBLE].astype(np.int16)
+    visible = colours[alpha >= VISIBLE]
     if not len(visible) or np.ptp(visible, axis=0).max() <= PLAIN:
         return alpha
     if np.ptp(visible, axis=1).max() > GREY:
@@ -87,11 +89,13 @@ def _of_colours(rgb: np.ndarray) -> np.ndarray:
     shade = rgb.max(axis=-1)
     if (shade - rgb.min(axis=-1)).max() <= GREY:
         return _of_whole(np.asarray(Image.fromarray(rgb).convert("L")))
-    brightest = rgb.reshape(-1, 3)[shade.argmax()] / shade.max()
-    hues = rgb[shade >= shade.max() / 4] / shade[shade >= shade.max() / 4, None]
-    if (np.abs(hues - brightest).max(axis=-1) > SAME_HUE).mean() > STRAY:
+    brightest = rgb.reshape(-1, 3)[shade.argmax()]
+    some = rgb.reshape(-1, 3)[:: 1 + shade.size // SEEN]
+    some = some[some.max(axis=-1) >= brightest.max() / 4]
+    hues = some / some.max(axis=-1, keepdims=True)
+    if (np.abs(hues - brightest / brightest.max()).max(axis=-1) > SAME_HUE).mean() > STRAY:
         raise _refused("several colours")
-    return (shade * (255 / shade.max())).round().astype(np.uint8)
+    return (np.arange(256) * (255 / brightest.max())).round().clip(0, 255).astype(np.uint8)[shade]
 
 
 def _refused(got: str) -> PictureError:

@@ -21,6 +21,8 @@ from cascade_batch.stage_keys import SOURCES
 from cascade_batch.storage import Storage
 
 Row = Mapping[str, Any]
+MOST_BYTES = 16
+"""Of a picture's file, for each of the pixels that it may have: four channels of 32 bits, unpacked."""
 
 
 @dataclass
@@ -97,8 +99,9 @@ class RowReader:
         """A picture's bytes. A store that fails for now leaves the shard undone; one that says no fails the row."""
         full = uri if "://" in uri or uri.startswith("/") else f"{self._root}/{uri}"
         folder, file = posixpath.split(full)
+        most = self._most_pixels * MOST_BYTES + 2**20
         try:
-            return Storage(folder).read(file)
+            data = _read(Storage(folder), file, most)
         except StorageError as error:
             if error.transient:
                 raise
@@ -107,6 +110,18 @@ class RowReader:
             ) from None
         except SpecError as error:  # a URL with credentials, which the manifest would repeat
             raise PictureError(error.what, where=name, got=error.where) from None
+        if len(data) > most:
+            raise PictureError(
+                "a file is too large for a picture", where=name, got=uri, expected=f"{most:,} bytes"
+            )
+        return data
+
+
+def _read(storage: Storage, file: str, most: int) -> bytes:
+    """One byte more than `most`, if there are; never from a pipe or a device, which may not end."""
+    if storage.is_local and storage.info(file) is None:
+        raise StorageError("storage: no such file")
+    return storage.read_range(file, 0, most + 1)
 
 
 def _add_numbers(found: RowConditions, row: Row, cells: tuple[int, int]) -> None:

@@ -103,10 +103,10 @@ class Cascade:
         Args:
             images, image_embeds: pictures to vary, one or several; the same for all prompts, or a list for each.
             seed: of the first image, later ones counting up, or one each, as a prompt table's; instead of `generator`.
-            conditions: pictures are PIL images, or arrays and tensors in any of `pictures.split`'s shapes and
-                `pictures.levels`' ranges. `init_image`, a picture to start from; `strength`, the share of noise it gets (0.8, or 1 with a
+            conditions: `init_image`, a picture to start from; `strength`, the share of noise it gets (0.8, or 1 with a
                 mask); `mask`, white where to paint anew; `control_image` and `control_strength`, what the model's
-                ControlNet follows; `sca` and `crp`, numbers beside the time ratio.
+                ControlNet follows; `sca` and `crp`, numbers beside the time ratio. Pictures are PIL images, or arrays
+                and tensors in any of the shapes of `pictures.split` and the ranges of `pictures.levels`.
 
         Raises:
             SpecError: arguments that do not go together or do not fit the model.

@@ -59,6 +59,19 @@ def device_kind(device: str) -> str:
     return "cpu" if device == "cpu" else torch.cuda.get_device_name(device)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device had no room for what was asked of it. On a CPU torch raises a plain RuntimeError."""
+    is_full = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return is_full or (type(error) is RuntimeError and "DefaultCPUAllocator: can't allocate" in str(error))
+
+
+def is_device_error(error: Exception) -> bool:
+    """Whether the process cannot be trusted any more. Libraries of the device raise plain RuntimeErrors."""
+    if type(error) is RuntimeError:
+        return any(name in str(error) for name in ("CUDA", "CUBLAS", "CUDNN", "cuDNN", "HIP"))
+    return isinstance(error, torch.AcceleratorError | MemoryError | torch.OutOfMemoryError)
+
+
 @contextmanager
 def limited_memory(share: float) -> Iterator[None]:
     """Leave this process a share of the accelerator's free memory, and in the end give back what it kept of it.

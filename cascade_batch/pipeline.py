@@ -187,7 +187,13 @@ def _setup(spec: Spec, run: OpenRun, runner: Runner, observer: Observer, share_c
         observer.note(_described(name, pool))
         if asked.max_actors and not pool.max_actors:
             observer.note(f"pool {name} does not grow: this runner has one worker for it")
-    ref = RunRef(run.storage.uri, run.storage.create_only, numerics_text(pools), run.table.root)
+    ref = RunRef(
+        run.storage.uri,
+        run.storage.create_only,
+        numerics_text(pools),
+        run.table.root,
+        spec.limits.picture_pixels,
+    )
     return Setup(
         ref,
         spec.model,

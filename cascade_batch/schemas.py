@@ -15,7 +15,7 @@ ERROR_CODES = {
     "single_colour": "every pixel has the same colour",
     "out_of_memory": "the device ran out of memory even at batch 1",
     "bad_image": "a picture that the row brings along cannot be had or read",
-    "bad_condition": "another condition of the row cannot be used",
+    "bad_condition": "another value of the row cannot be used, or a library refuses the row",
     "worker_died": "the prompt killed its worker in every attempt",
 }
 """Why a row failed: the closed set of `error_code`, with what each means."""

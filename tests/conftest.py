@@ -18,6 +18,14 @@ settings.register_profile("shared machine", deadline=None)  # a slow neighbour i
 settings.load_profile("shared machine")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A line for each fuzz test that passed: how many inputs it tried (its property "fuzz")."""
+    for report in terminalreporter.getreports("passed"):
+        for name, told in getattr(report, "user_properties", ()):
+            if name == "fuzz" and report.when == "call":
+                terminalreporter.write_line(f"fuzz {told}")
+
+
 @pytest.fixture(autouse=True)
 def clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No credentials, endpoints or caches of the person who runs the tests."""

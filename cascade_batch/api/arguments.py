@@ -1,5 +1,6 @@
 """Arguments in all the forms that the published pipelines take, brought to one: a list or array entry per image."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,9 +77,9 @@ def picture_sets(given: Pictures | Sequence[Sequence[Picture]], prompts: int) ->
     """The pictures of each prompt: one, or several for all prompts, or a list of lists, one for each prompt."""
     own = _listed(given)
     if own and all(isinstance(several, list | tuple) for several in own):
-        sets = [[one for entry in several for one in unbatched(entry)] for several in own]
+        sets = [[one for entry in several for one in pictures_of(entry, "images")] for several in own]
     else:
-        sets = [[one for entry in own for one in unbatched(entry)]] * prompts
+        sets = [[one for entry in own for one in pictures_of(entry, "images")]] * prompts
     if len(sets) != prompts or len({len(own) for own in sets}) != 1 or not sets[0]:
         raise SpecError(
             "pictures do not match the prompts",
@@ -90,7 +91,8 @@ def picture_sets(given: Pictures | Sequence[Sequence[Picture]], prompts: int) ->
 
 def clip_crops(sets: list[list[Image.Image]], size: int, copies: int) -> np.ndarray:
     """(images, k, size, size, 3) uint8."""
-    crops = np.stack([np.stack([pictures.clip_crop(one, size) for one in own]) for own in sets])
+    with pictures.refusing("images"):
+        crops = np.stack([np.stack([pictures.clip_crop(one, size) for one in own]) for own in sets])
     return np.repeat(crops, copies, axis=0)
 
 
@@ -98,36 +100,67 @@ def one_each(given: Pictures | None, prompts: int, copies: int, name: str) -> li
     """One picture per image, one serving all prompts."""
     if given is None:
         return None
-    found = [one for entry in _listed(given) for one in unbatched(entry)]
+    found = [one for entry in _listed(given) for one in pictures_of(entry, name)]
     if len(found) not in (1, prompts):
         raise SpecError(f"{name} do not match the prompts", got=len(found), expected=f"1 or {prompts}")
     return [one for one in (found * prompts if len(found) == 1 else found) for _ in range(copies)]
 
 
-def unbatched(picture: Picture) -> list[Image.Image]:
-    """Pictures of a PIL image, a tensor (3, H, W) or (N, 3, H, W), or an array (H, W, 3) or (N, H, W, 3).
+def pictures_of(given: Picture, name: str) -> list[Image.Image]:
+    """Pictures of a PIL image, or of a tensor or array of any shape that `pictures.split` takes.
 
-    Numbers are 0..255 if they are whole, else 0..1.
+    For the name "mask" they are what `pictures.as_mask` gives, else RGB. Raises SpecError, PictureError.
     """
-    if isinstance(picture, Image.Image):
-        return [picture.convert("RGB")]
-    array = to_array(picture.movedim(-3, -1) if isinstance(picture, Tensor) else picture, keep_whole=True)
-    array = array[None] if array.ndim == 3 else array
-    if array.ndim != 4 or array.shape[-1] not in (1, 3):
+    whole, part = _READ_MASK if name == "mask" else _READ_RGB
+    with pictures.refusing(name):
+        if isinstance(given, Image.Image):
+            return [whole(given)]
+        if not isinstance(given, Tensor | np.ndarray):
+            raise _no_picture(given, name)
+        several = pictures.split(_numbers_of(given), isinstance(given, Tensor))
+        if name == "mask" and given.ndim == 3 and given.shape[0] == several.shape[-1] > 1:
+            _check_grey(several, name)
+        shown = several if name == "mask" else pictures.levels(several)
+        return [part(one) for one in shown]
+
+
+_READ_RGB = (pictures.as_rgb, pictures.rgb_of_array)
+_READ_MASK = (pictures.as_mask, pictures.mask_of_array)
+
+
+def _numbers_of(given: Array) -> np.ndarray:
+    if not isinstance(given, Tensor):
+        return given
+    values = given.detach().cpu()
+    return (values.float() if values.dtype.is_floating_point else values).numpy()
+
+
+def _check_grey(masks: np.ndarray, name: str) -> None:
+    """Three or four masks as channels of one picture would all serve all prompts."""
+    if (masks[..., 1:3] != masks[..., :1]).any():
         raise SpecError(
-            "not pictures", got=array.shape, expected="(N, 3, H, W) tensors or (N, H, W, 3) arrays"
+            "masks of one picture in colours, or several masks",
+            where=name,
+            got=f"shape {masks.shape[-1:] + masks.shape[1:3]}",
+            expected="(N, 1, H, W) for several masks, (1, 3, H, W) for one in colours",
         )
-    if array.dtype != np.uint8:
-        array = (array.clip(0, 1) * 255).round().astype(np.uint8)
-    return [Image.fromarray(np.broadcast_to(one, (*one.shape[:2], 3))) for one in array]
 
 
-def to_array(values: Array, keep_whole: bool = False) -> np.ndarray:
-    """float32, or uint8 as it is."""
-    array = values.detach().cpu() if isinstance(values, Tensor) else np.asarray(values)
-    if isinstance(array, Tensor):
-        array = (array if array.dtype == torch.uint8 else array.float()).numpy()
-    return array if keep_whole and array.dtype == np.uint8 else array.astype(np.float32)
+def _no_picture(given: Any, name: str) -> SpecError:
+    is_file = isinstance(given, str | bytes | os.PathLike)
+    return SpecError(
+        "not a picture",
+        where=name,
+        got=type(given).__name__,
+        expected="a PIL image, tensor or array" + ("" if given is not None else " for every prompt"),
+        next_step="open it: PIL.Image.open(...)" if is_file else "",
+    )
+
+
+def to_array(values: Array) -> np.ndarray:
+    """float32."""
+    array = values.detach().cpu().float().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    return array.astype(np.float32)
 
 
 def drawn_by(generator: Generators | None, seed: Seeds, count: int) -> tuple[list[int], Generators | None]:

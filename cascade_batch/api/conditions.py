@@ -35,7 +35,10 @@ class Asked:
         """One picture per image, at the size that the encoders of pictures look at."""
         found = args.one_each(given, self.prompts, self.copies, name)
         area = [embedding_side(side) * ENCODER_STRIDE for side in (self.width, self.height)]
-        return None if found is None else np.stack([how(one, *area) for one in found])
+        if found is None:
+            return None
+        with pictures.refusing(name):
+            return np.stack([how(one, *area) for one in found])
 
     def crops(self, given: Any) -> np.ndarray | None:
         """Pictures to vary, as CLIP looks at them."""

@@ -105,10 +105,12 @@ class Cascade:
             seed: of the first image, later ones counting up, or one each, as a prompt table's; instead of `generator`.
             conditions: `init_image`, a picture to start from; `strength`, the share of noise it gets (0.8, or 1 with a
                 mask); `mask`, white where to paint anew; `control_image` and `control_strength`, what the model's
-                ControlNet follows; `sca` and `crp`, numbers beside the time ratio.
+                ControlNet follows; `sca` and `crp`, numbers beside the time ratio. Pictures are PIL images, or arrays
+                and tensors in any of the shapes of `pictures.split` and the ranges of `pictures.levels`.
 
         Raises:
             SpecError: arguments that do not go together or do not fit the model.
+            PictureError: a picture that cannot be read, or could mean two.
         """
         check_type(output_type, PRIOR_TYPES)
         check_sides(height, width)

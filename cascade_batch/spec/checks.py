@@ -49,6 +49,7 @@ def _minimums(spec: Spec) -> list[tuple[str, float | None, int]]:
         ("prompts.limit", spec.prompts.limit, 0),
         ("limits.failed_rows", spec.limits.failed_rows, 0),
         ("limits.attempts", spec.limits.attempts, 2),
+        ("limits.picture_pixels", spec.limits.picture_pixels, 1),
         *((f"pools.{n}.actors", p.actors, 1) for n, p in (("c", pools.c), ("ba", pools.ba))),
         *((f"pools.{n}.gpus", p.gpus, 0) for n, p in (("c", pools.c), ("ba", pools.ba))),
         *((f"pools.{n}.threads", p.threads, 1) for n, p in (("c", pools.c), ("ba", pools.ba))),

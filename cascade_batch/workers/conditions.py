@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from cascade_batch import pictures
 from cascade_batch.errors import PictureError, SpecError, StorageError
@@ -20,6 +21,8 @@ from cascade_batch.stage_keys import SOURCES
 from cascade_batch.storage import Storage
 
 Row = Mapping[str, Any]
+MOST_BYTES = 16
+"""Of a picture's file, for each of the pixels that it may have: four channels of 32 bits, unpacked."""
 
 
 @dataclass
@@ -49,9 +52,9 @@ NO_CONDITIONS = RowConditions()
 class RowReader:
     """Makes a row's conditions for Stage C."""
 
-    def __init__(self, root: str, image_size: int | None) -> None:
+    def __init__(self, root: str, image_size: int | None, most_pixels: int = pictures.MOST_PIXELS) -> None:
         """`root`: where relative paths lie; `image_size`: what the image encoder looks at."""
-        self._root, self._image_size = root, image_size
+        self._root, self._image_size, self._most_pixels = root, image_size, most_pixels
 
     def read(self, row: Row) -> RowConditions:
         """Raises PictureError or SpecError for values of this row that cannot be used."""
@@ -59,21 +62,30 @@ class RowReader:
         width, height = embedding_side(row["width"]), embedding_side(row["height"])
         area = (width * ENCODER_STRIDE, height * ENCODER_STRIDE)
         if row.get("image") is not None and self._image_size is not None:
-            given = row["image"] if isinstance(row["image"], list) else [row["image"]]
-            cut = [pictures.clip_crop(self._picture(found, "image", one), self._image_size) for one in given]
-            if not cut:
-                raise PictureError("an empty list of pictures", where="image")
-            found.arrays["image"] = np.stack(cut)
+            found.arrays["image"] = self._crops(found, row["image"], self._image_size)
         for name in ("init_image", "control_image"):
             if row.get(name) is not None:
-                found.arrays[name] = pictures.covering(self._picture(found, name, row[name]), *area)
+                with pictures.refusing(name):
+                    image = pictures.as_rgb(self._picture(found, name, row[name]))
+                    found.arrays[name] = pictures.covering(image, *area)
         if row.get("mask") is not None:
-            found.arrays["mask"] = pictures.brightness(self._picture(found, "mask", row["mask"]), *area)
+            with pictures.refusing("mask"):
+                mask = pictures.as_mask(self._picture(found, "mask", row["mask"]))
+                found.arrays["mask"] = pictures.brightness(mask, *area)
         _add_numbers(found, row, (height, width))
         _add_settings(found, row)
         return found
 
-    def _picture(self, found: RowConditions, name: str, value: Any) -> Any:
+    def _crops(self, found: RowConditions, value: Any, size: int) -> np.ndarray:
+        given = value if isinstance(value, list) else [value]
+        with pictures.refusing("image"):
+            images = (pictures.as_rgb(self._picture(found, "image", one)) for one in given)
+            cut = [pictures.clip_crop(image, size) for image in images]
+            if not cut:
+                raise PictureError("an empty list of pictures")
+            return np.stack(cut)
+
+    def _picture(self, found: RowConditions, name: str, value: Any) -> Image.Image:
         if isinstance(value, dict):
             value = value["path"] if value["bytes"] is None else value["bytes"]
         if value is None:
@@ -81,17 +93,15 @@ class RowReader:
         if isinstance(value, str):
             found.sources.setdefault(name, []).append(value)
             value = self._fetched(value, name)
-        try:
-            return pictures.decode(value)
-        except PictureError as error:
-            raise PictureError(error.what, where=name, got=error.got) from None
+        return pictures.decode(value, self._most_pixels)
 
     def _fetched(self, uri: str, name: str) -> bytes:
         """A picture's bytes. A store that fails for now leaves the shard undone; one that says no fails the row."""
         full = uri if "://" in uri or uri.startswith("/") else f"{self._root}/{uri}"
         folder, file = posixpath.split(full)
+        most = self._most_pixels * MOST_BYTES + 2**20
         try:
-            return Storage(folder).read(file)
+            data = _read(Storage(folder), file, most)
         except StorageError as error:
             if error.transient:
                 raise
@@ -100,6 +110,18 @@ class RowReader:
             ) from None
         except SpecError as error:  # a URL with credentials, which the manifest would repeat
             raise PictureError(error.what, where=name, got=error.where) from None
+        if len(data) > most:
+            raise PictureError(
+                "a file is too large for a picture", where=name, got=uri, expected=f"{most:,} bytes"
+            )
+        return data
+
+
+def _read(storage: Storage, file: str, most: int) -> bytes:
+    """One byte more than `most`, if there are; never from a pipe or a device, which may not end."""
+    if storage.is_local and storage.info(file) is None:
+        raise StorageError("storage: no such file")
+    return storage.read_range(file, 0, most + 1)
 
 
 def _add_numbers(found: RowConditions, row: Row, cells: tuple[int, int]) -> None:

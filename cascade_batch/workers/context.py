@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from cascade_batch import __version__
 from cascade_batch.errors import IntegrityError
+from cascade_batch.pictures import MOST_PIXELS
 from cascade_batch.prompts import PromptTable
 from cascade_batch.sampling import Sampling
 from cascade_batch.schemas import manifest_schema
@@ -28,6 +29,8 @@ class RunRef:
     """JSON of what `numerics/<device kind>.json` must say."""
     table_root: str = ""
     """Where the prompt table lies now, if it has moved since the run was planned."""
+    picture_pixels: int = MOST_PIXELS
+    """The sitting's `limits.picture_pixels`."""
 
 
 @dataclass(frozen=True)

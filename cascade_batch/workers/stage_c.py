@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from cascade_batch.batches import Conditions, PriorBatch
 from cascade_batch.cascade import PartFiles, Prior
@@ -20,10 +19,10 @@ from cascade_batch.workers.batch_sizes import Probe
 from cascade_batch.workers.batching import Batch
 from cascade_batch.workers.conditioned import batch_fields, given_of
 from cascade_batch.workers.conditions import RowConditions
+from cascade_batch.workers.faults import blaming, failure_of, refusal
 from cascade_batch.workers.ledger import Ledger
 from cascade_batch.workers.probing import GUIDED, UNGUIDED, settled_once
 from cascade_batch.workers.rendering import (
-    DeviceOutOfMemory,
     OnDevice,
     Request,
     RowResult,
@@ -94,9 +93,19 @@ class StageCWorker:
 
         def render_all() -> list[RowResult]:
             fix_numerics(self._settings.threads)  # of this thread
-            kinds = self._kinds(requests, given)  # a tokenizer is one thread's, too
+            kinds = self._kinds(requests, given, failed)  # a tokenizer is one thread's, too
+            blame = blaming("prior", shard, self._try_batch)
             return render_shard(
-                requests, "prior", shard, attempt, self.batch_sizes, self._ledger, render, failed, kinds
+                requests,
+                "prior",
+                shard,
+                attempt,
+                self.batch_sizes,
+                self._ledger,
+                render,
+                failed,
+                kinds,
+                blame,
             )
 
         results = self._on_device(render_all)
@@ -108,12 +117,19 @@ class StageCWorker:
         request = {"prompt": PROMPT, "negative_prompt": "", "seed": 0, "prior_guidance_scale": guidance}
         self._render(batch, [request], Conditions())
 
-    def _kinds(self, requests: Sequence[Request], given: Sequence[RowConditions]) -> list[tuple]:
-        """Text windows of each image, and what else conditions it."""
-        return [
-            (self._prior.windows(r["prompt"] or "", r["negative_prompt"]), conditions.kind)
-            for r, conditions in zip(requests, given, strict=True)
-        ]
+    def _kinds(
+        self, requests: Sequence[Request], given: Sequence[RowConditions], failed: dict[int, RowResult]
+    ) -> list[tuple]:
+        """Text windows of each image, and what else conditions it. Texts that cannot be read join `failed`."""
+        kinds = []
+        for image, (request, conditions) in enumerate(zip(requests, given, strict=True)):
+            windows = 0
+            try:
+                windows = self._prior.windows(request["prompt"] or "", request["negative_prompt"])
+            except Exception as error:  # noqa: BLE001
+                failed.setdefault(image, failure_of(error, f"the text of {request['image_id']}"))
+            kinds.append((windows, conditions.kind))
+        return kinds
 
     def _render(self, batch: Batch, requests: Sequence[Request], conditions: Conditions) -> list[RowResult]:
         rows = [requests[row] for row in batch.rows]
@@ -133,8 +149,8 @@ class StageCWorker:
             )
         except SpecError as error:  # conditions that do not fit the model, alike in all rows of one kind
             return [RowResult(error_code="bad_condition", error_message=str(error))] * batch.real
-        except torch.OutOfMemoryError as error:
-            raise DeviceOutOfMemory(str(error)) from None
+        except Exception as error:  # noqa: BLE001
+            raise refusal(error) from None
         return [
             _judged(
                 _Embedded(

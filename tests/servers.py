@@ -64,7 +64,7 @@ class S3Server:
         """SIGKILL; what SeaweedFS has on disk stays."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(30)
+            self._process.wait()
             self._process = None
 
     @property

@@ -99,4 +99,4 @@ def test_it_is_quick_and_knows_nothing_of_the_generator() -> None:
     look(picture)
     assert time.process_time() - start < 0.15
     code = "import sys, jobs.evaluate.judging; sys.exit(any('train_mini' in name for name in sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import threading
-import time
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -23,7 +22,7 @@ from cascade_batch.cli import main
 from cascade_batch.prompts import CONDITIONS
 from cascade_batch.storage import Storage
 from cascade_batch.stores import layout
-from tests.run.kills import SITTING_S, Driver
+from tests.run.kills import Driver
 from tests.run.runs import contents, differences, manifest_of, render
 from tests.whole_model import write_model
 
@@ -193,9 +192,7 @@ def test_every_column_killed_resumed_and_equal_to_calls_in_python(
     )
     assert render(prompts, str(whole), settings=flags(model)) == 0
     driver = Driver.start(prompts, str(killed), tmp_path / "log", *flags(model))
-    deadline = time.monotonic() + SITTING_S
     while not list(killed.glob(f"{layout.MANIFEST}/*.parquet")):
-        assert time.monotonic() < deadline
         assert driver.process.poll() is None, (tmp_path / "log").read_text()
     assert driver.kill()
     assert len(list(killed.glob(f"{layout.MANIFEST}/*.parquet"))) < 4

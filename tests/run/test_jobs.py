@@ -123,7 +123,7 @@ def test_bad_input_fails_the_job_and_says_why(head: Head, tmp_path: Path) -> Non
 
 
 def _wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -186,7 +186,7 @@ def test_a_killed_actor_costs_a_retry_not_the_run(tmp_path: Path, monkeypatch: p
     killer = threading.Thread(target=_kill_once, args=("SlowPoolBA", killed, Path(out)))
     killer.start()
     assert render(prompts, out, *CPU_POOLS, runner="ray") == 0
-    killer.join(150)
+    killer.join()
     assert len(killed) == 1
     manifest = manifest_of(out)
     assert manifest["status"].to_pylist() == ["ok"] * 8
@@ -245,7 +245,7 @@ def test_pools_that_do_not_fit_are_refused_before_anything_hangs(
     started = time.monotonic()
     code = render(prompts, str(tmp_path / "run"), "--c-actors=9", "--c-gpus=1", runner="ray")
     assert code == 2
-    assert time.monotonic() - started < 120, "not a wait, which would be of half an hour"
+    assert time.monotonic() - started < 30
     assert "pool C 9 x (1 GPU" in capsys.readouterr().err
 
 
@@ -276,10 +276,8 @@ class Holder:
 @pytest.fixture
 def held_card() -> Iterator[Any]:
     holder: Any = ray.remote(Holder).options(num_gpus=1, num_cpus=0).remote()
-    assert ray.get(holder.ready.remote(), timeout=60)
-    deadline = time.monotonic() + 60
+    assert ray.get(holder.ready.remote())
     while ray.available_resources().get("GPU", 0.0) > 0:
-        assert time.monotonic() < deadline, "the card is not held"
         time.sleep(0.1)
     yield holder
     ray.kill(holder)

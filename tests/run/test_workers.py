@@ -36,7 +36,7 @@ class Died(BaseException):
 
 def test_pool_ba_starts_without_transformers() -> None:
     code = "import sys, cascade_batch.workers.stage_ba; sys.exit('transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_batches_are_full_and_hold_one_kind_of_image() -> None:

@@ -171,7 +171,7 @@ def test_a_closed_port_fails_soon_in_one_error(closed_port: str, name: str) -> N
     start = time.monotonic()
     with pytest.raises(CascadeError, match="kept failing") as failure:
         locate(ModelSpec(name=name))
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 15
     assert "HF_ENDPOINT" in failure.value.next_step
     assert f"hf://{MODEL}" in failure.value.where
 
@@ -206,12 +206,7 @@ def test_local_models_touch_no_network(server: Hub, tmp_path: Path) -> None:
     )
     environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True
     )
     assert done.stdout == "5\n" * 3, done.stderr
     assert server.requests == []

@@ -137,7 +137,7 @@ def race(root: str) -> None:
         won, start = [], threading.Barrier(len(writes))
 
         def attempt(number: int) -> None:
-            start.wait(60)
+            start.wait()
             try:
                 writes[number]()
                 won.append(number)
@@ -148,8 +148,7 @@ def race(root: str) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(120)
-        assert not any(thread.is_alive() for thread in threads)
+            thread.join()
         return won
 
     won = winners([lambda n=n: storage.create("shard", b"writer %d" % n) for n in range(32)])

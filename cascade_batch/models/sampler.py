@@ -53,7 +53,7 @@ class ImageNoise:
 
 def generators_of(seeds: Sequence[int]) -> list[torch.Generator]:
     """A CPU generator for each image."""
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
+    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class ImageNoise:
 
     def draw(self) -> Tensor:
         drawn = [
-            torch.randn(self._shape, generator=generator, device=generator.device)
+            torch.randn(self._shape, generator=generator, device=generator.device, dtype=torch.float32)
             for generator in self._generators
         ]
         return torch.cat(drawn).to(self._device)

@@ -51,10 +51,12 @@ def real(name: str, value: Any, where: str = "") -> float:
 
 
 def integer(value: Any, where: str) -> int:
-    """A whole number of any size. Raises SpecError."""
+    """A whole number of at most 64 bits. Raises SpecError."""
     number = plain(value)
     if not isinstance(number, Integral) or isinstance(number, bool):
         raise SpecError("not a whole number", where=where, got=shown(value), expected="a whole number")
+    if int(number).bit_length() > 64:  # Python prints no very long one
+        raise SpecError("a value out of range", where=where, got=shown(value))
     return int(number)
 
 

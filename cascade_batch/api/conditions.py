@@ -69,6 +69,7 @@ def conditions_of(
         raise SpecError("a mask without a picture", expected="init_image or control_image beside it")
     if strength is not None and timesteps is not None:
         raise SpecError("strength and timesteps both say where to begin", expected="one of them")
+    factors = np.full(asked.images, values.real("control_strength", control_strength), np.float32)
     return Conditions(
         prompt_embeds=asked.states(prompt_embeds, 3, "prompt_embeds"),
         prompt_embeds_pooled=asked.states(prompt_embeds_pooled, 2, "prompt_embeds_pooled"),
@@ -82,9 +83,7 @@ def conditions_of(
         strength=1.0 if init_image is None else pictures.strength_of(strength, mask is not None),
         masks=asked.cut(mask, "mask", pictures.brightness),
         control_images=asked.cut(control_image, "control_image"),
-        control_strengths=None
-        if control_image is None
-        else np.full(asked.images, values.real("control_strength", control_strength), np.float32),
+        control_strengths=None if control_image is None else factors,
         latents=scalars.numbers_of("latents", latents, (4,)),
         sca=values.real("sca", sca),
         crp=values.real("crp", crp),

@@ -290,9 +290,10 @@ class Cascade:
         on_step_of(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
         height, width = scalars.sides_of(height, width)
         prompts = scalars.prompts_of(prompt, prompt_embeds)
+        negatives = scalars.negatives_of(negative_prompt, negative_prompt_embeds, len(prompts))
         count = len(prompts) * values.whole("num_images", num_images_per_prompt, "num_images_per_prompt")
-        if seed is None and generator is None:
-            seed = scalars.drawn_by(None, None, count)[0]
+        seeds, generator = scalars.drawn_by(generator, seed, count)
+        seed = seeds if generator is None else None
         steps = values.whole("decoder_steps", num_inference_steps, "num_inference_steps")
         prior_steps = values.whole("prior_steps", prior_num_inference_steps, "prior_num_inference_steps")
         prior_scales = scalars.scales_of("prior", prior_guidance_scale, count, "prior_guidance_scale")
@@ -303,14 +304,14 @@ class Cascade:
         )
         tile = None if tile is None else values.whole("stage_a_tile", tile, "tile")
         made = self.prior(
-            prompt,
+            prompts if prompt_embeds is None else None,
             images,
             height,
             width,
             prior_steps,
             scalars.times_of(prior_timesteps, "prior_timesteps"),
             prior_scales,
-            negative_prompt,
+            negatives if negative_prompt_embeds is None else None,
             prompt_embeds,
             prompt_embeds_pooled,
             negative_prompt_embeds,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cascade_batch.errors import SpecError
 from cascade_batch.models.text import TextStates
+from cascade_batch.values import shown
 
 PRIOR_TYPES = ("pt", "np")
 IMAGE_TYPES = ("pil", "np", "pt", "latent")
@@ -79,8 +80,8 @@ class ImagesOutput(Output):
 
 def check_type(output_type: str, allowed: tuple[str, ...]) -> None:
     """Raise SpecError for a type that is not allowed."""
-    if output_type not in allowed:
-        raise SpecError("unknown output_type", got=output_type, expected=", ".join(allowed))
+    if not isinstance(output_type, str) or output_type not in allowed:
+        raise SpecError("unknown output_type", got=shown(output_type), expected=", ".join(allowed))
 
 
 def as_images(pixels: Tensor, output_type: str) -> Any:

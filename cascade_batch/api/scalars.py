@@ -37,7 +37,8 @@ def negatives_of(negative: Texts, embeds: Array | None, count: int) -> list[str]
     if negative is None or isinstance(negative, str):
         return texts_of(negative or "", "negative_prompt") * count
     texts = texts_of(
-        ["" if one is None else one for one in _several(negative, "negative_prompt")], "negative_prompt"
+        ["" if one is None else one for one in _several(negative, "negative_prompt", "a text")],
+        "negative_prompt",
     )
     if len(texts) not in (1, count):
         raise SpecError("negative prompts do not match the prompts", got=len(texts), expected=f"1 or {count}")
@@ -48,7 +49,9 @@ def texts_of(given: str | Iterable[str], name: str) -> list[str]:
     """One text, or several in a row. Raises SpecError."""
     if isinstance(given, str):
         return [values.text(given, name)]
-    texts = [values.text(one, f"{name}[{number}]") for number, one in enumerate(_several(given, name))]
+    texts = [
+        values.text(one, f"{name}[{number}]") for number, one in enumerate(_several(given, name, "a text"))
+    ]
     if not texts:
         raise SpecError("no texts", where=name, got="an empty list", expected="at least one")
     return texts
@@ -68,7 +71,10 @@ def drawn_by(generator: Generators | None, seed: Seeds, count: int) -> tuple[lis
     if _is_one(seed):
         first = values.whole("seed", seed)
         return [(first + i) % 2**63 for i in range(count)], None
-    seeds = [values.whole("seed", one, f"seed[{i}]") for i, one in enumerate(_several(seed, "seed"))]
+    seeds = [
+        values.whole("seed", one, f"seed[{i}]")
+        for i, one in enumerate(_several(seed, "seed", "a whole number"))
+    ]
     if len(seeds) != count:
         raise SpecError("seeds do not match the images", got=len(seeds), expected=count)
     return seeds, None
@@ -78,7 +84,7 @@ def _generators(given: Generators, count: int) -> Generators:
     """A list of one is one for all, as the published pipelines have it."""
     if isinstance(given, torch.Generator):
         return given
-    listed = _several(given, "generator")
+    listed = _several(given, "generator", "a torch.Generator")
     if not all(isinstance(one, torch.Generator) for one in listed):
         raise SpecError(
             "no generator", where="generator", got=values.shown(given), expected="torch.Generator"
@@ -93,7 +99,9 @@ def scales_of(stage: str, scale: float | Sequence[float], count: int, where: str
     name = f"{stage}_guidance_scale"
     if _is_one(scale):
         return [values.real(name, scale, where)] * count
-    scales = [values.real(name, one, f"{where}[{i}]") for i, one in enumerate(_several(scale, where))]
+    scales = [
+        values.real(name, one, f"{where}[{i}]") for i, one in enumerate(_several(scale, where, "a number"))
+    ]
     if len(scales) != count:
         raise SpecError("guidance scales do not match the images", got=len(scales), expected=count)
     is_guided(scales)
@@ -142,7 +150,8 @@ def _is_one(given: Any) -> bool:
     return given is None or isinstance(given, str | bytes | Number) or getattr(given, "shape", None) == ()
 
 
-def _several(given: Any, name: str) -> list[Any]:
+def _several(given: Any, name: str, kind: str) -> list[Any]:
     if _is_one(given) or isinstance(given, Mapping | Set) or not isinstance(given, Iterable):
-        raise SpecError("neither one value nor a list", where=name, got=values.shown(given))
+        expected = f"{kind}, or a list of them"
+        raise SpecError("an argument of another type", where=name, got=values.shown(given), expected=expected)
     return list(given)

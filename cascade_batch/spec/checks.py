@@ -10,7 +10,7 @@ from cascade_batch.geometry import check_side
 from cascade_batch.sampling import METHODS, PRESETS, RESULTS
 from cascade_batch.spec.tree import AUTO_BATCH, PROBE_BATCH, DtypeSpec, PoolSpec, SamplerSpec, Spec
 from cascade_batch.texts import LONG_PROMPTS
-from cascade_batch.values import RANGES, text
+from cascade_batch.values import RANGES, shown, text
 
 DTYPES_C = ("auto", "float32", "bfloat16")
 DTYPES_BA = ("auto", "float32", "bfloat16", "float16")
@@ -18,6 +18,8 @@ MOST = 2**31
 MOST_BATCH, MOST_THREADS = 4096, 1024
 """Beyond what any device fills; a slip of the finger would take all memory."""
 LEAST_GPU_SHARE = 0.001
+MOST_NAME = 255
+"""Bytes of a file's name, on the file systems there are."""
 MAY_BE_EMPTY = ("prompts.uri", "output.uri", "render.negative_prompt")
 """Texts that say something empty, or that the command line asks for where they are needed."""
 
@@ -62,14 +64,15 @@ def _texts(tree: Any, key: str) -> Iterator[tuple[str, str]]:
 
 def _check_text(key: str, value: str) -> None:
     text(value, key)
-    if key in MAY_BE_EMPTY and not value:
+    if key == "render.negative_prompt" or (key in MAY_BE_EMPTY and not value):
         return
-    if key != "render.negative_prompt" and (not value.strip() or "\0" in value):
+    if not value.strip():
+        raise SpecError("a text that says nothing", where=key, got=repr(value), next_step="leave the key out")
+    if "\0" in value:
+        raise SpecError("a text with a NUL character", where=key, got=repr(value))
+    if "://" not in value and any(len(part.encode()) > MOST_NAME for part in value.split("/")):
         raise SpecError(
-            "a text that says nothing" if not value.strip() else "a text with a NUL character",
-            where=key,
-            got=repr(value),
-            next_step="leave the key out",
+            "too long for a name", where=key, got=shown(value), expected=f"{MOST_NAME} bytes at most"
         )
 
 

@@ -41,7 +41,9 @@ def negatives_of(negative: Texts, embeds: Array | None, count: int) -> list[str]
         "negative_prompt",
     )
     if len(texts) not in (1, count):
-        raise SpecError("negative prompts do not match the prompts", got=len(texts), expected=f"1 or {count}")
+        raise _mismatch(
+            "negative prompts do not match the prompts", "negative_prompt", len(texts), f"1 or {count}"
+        )
     return texts * count if len(texts) == 1 else texts
 
 
@@ -76,7 +78,7 @@ def drawn_by(generator: Generators | None, seed: Seeds, count: int) -> tuple[lis
         for i, one in enumerate(_several(seed, "seed", "a whole number"))
     ]
     if len(seeds) != count:
-        raise SpecError("seeds do not match the images", got=len(seeds), expected=count)
+        raise _mismatch("seeds do not match the images", "seed", len(seeds), count)
     return seeds, None
 
 
@@ -90,7 +92,7 @@ def _generators(given: Generators, count: int) -> Generators:
             "no generator", where="generator", got=values.shown(given), expected="torch.Generator"
         )
     if len(listed) not in (1, count):
-        raise SpecError("generators do not match the images", got=len(listed), expected=count)
+        raise _mismatch("generators do not match the images", "generator", len(listed), f"1 or {count}")
     return listed[0] if len(listed) == 1 else listed
 
 
@@ -103,7 +105,7 @@ def scales_of(stage: str, scale: float | Sequence[float], count: int, where: str
         values.real(name, one, f"{where}[{i}]") for i, one in enumerate(_several(scale, where, "a number"))
     ]
     if len(scales) != count:
-        raise SpecError("guidance scales do not match the images", got=len(scales), expected=count)
+        raise _mismatch("guidance scales do not match the images", where, len(scales), count)
     is_guided(scales)
     return scales
 
@@ -113,7 +115,10 @@ def times_of(timesteps: Sequence[float] | None, where: str = "timesteps") -> tup
     if timesteps is None:
         return None
     times = values.times(where, to_numbers(timesteps))
-    time_ratios(len(times), timesteps=times)
+    try:
+        time_ratios(len(times), timesteps=times)
+    except SpecError as error:
+        raise SpecError(error.what, where=where, got=error.got, expected=error.expected) from None
     return tuple(times)
 
 
@@ -143,6 +148,10 @@ def sides_of(height: int, width: int) -> tuple[int, int]:
     sides = values.integer(height, "height"), values.integer(width, "width")
     check_sides(*sides)
     return sides
+
+
+def _mismatch(what: str, where: str, got: int, expected: object) -> SpecError:
+    return SpecError(what, where=where, got=got, expected=expected)
 
 
 def _is_one(given: Any) -> bool:

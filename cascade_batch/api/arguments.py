@@ -5,41 +5,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
-from cascade_batch import pictures
+from cascade_batch import pictures, values
+from cascade_batch.api.scalars import Array, to_numbers
 from cascade_batch.errors import SpecError
 from cascade_batch.geometry import SIDE_STEP, STAGE_B_COMPRESSION
-from cascade_batch.models.sampler import Generators
 
-Texts = str | Sequence[str] | None
 Picture = Image.Image | np.ndarray | Tensor
 Pictures = Picture | Sequence[Picture]
-Array = Tensor | np.ndarray
-Seeds = int | Sequence[int] | None
-
-
-def prompts_of(prompt: Texts, embeds: Array | None) -> list[str]:
-    """One text per prompt; "" where states came ready made. Raises SpecError if there is neither, or both."""
-    if prompt is not None and embeds is not None:
-        raise SpecError("a prompt and prompt_embeds", got="both", expected="one of them")
-    if embeds is not None:
-        return [""] * len(embeds)
-    if prompt is None:
-        raise SpecError("no prompt", expected="prompt, or prompt_embeds with prompt_embeds_pooled")
-    return [prompt] if isinstance(prompt, str) else list(prompt)
-
-
-def negatives_of(negative: Texts, embeds: Array | None, count: int) -> list[str]:
-    """One negative text per prompt, one text serving all. Raises SpecError for another number."""
-    if negative is not None and embeds is not None:
-        raise SpecError("a negative_prompt and negative_prompt_embeds", got="both", expected="one of them")
-    texts = [negative or ""] if negative is None or isinstance(negative, str) else list(negative)
-    if len(texts) not in (1, count):
-        raise SpecError("negative prompts do not match the prompts", got=len(texts), expected=f"1 or {count}")
-    return texts * count if len(texts) == 1 else texts
 
 
 def states_of(
@@ -51,7 +26,7 @@ def states_of(
     """
     if states is None:
         return None
-    array = to_array(states)
+    array = values.numbers(name, to_numbers(states), (dimensions, dimensions + 1))
     if array.ndim == dimensions + 1 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != dimensions or len(array) not in (1, prompts):
@@ -67,7 +42,7 @@ def image_embeds_of(embeds: Array | None, prompts: int, copies: int) -> np.ndarr
     """(images, k, channels), from one set for all prompts, (1, k, channels), or one for each."""
     if embeds is None:
         return None
-    array = to_array(embeds)
+    array = values.numbers("image_embeds", to_numbers(embeds), (2, 3))
     if array.ndim == 2:
         array = array[:, None] if len(array) == prompts else array[None]
     return states_of(array, 3, prompts, copies, "image_embeds")
@@ -163,38 +138,12 @@ def to_array(values: Array) -> np.ndarray:
     return array.astype(np.float32)
 
 
-def drawn_by(generator: Generators | None, seed: Seeds, count: int) -> tuple[list[int], Generators | None]:
-    """(seeds, generators) of the images: seeds name images as a prompt table's do; generators go on where they stand.
-
-    With neither, seeds come from torch's global generator, so that `torch.manual_seed` decides.
-    """
-    if generator is not None and seed is not None:
-        raise SpecError("a generator and a seed", got="both", expected="one of them")
-    if isinstance(generator, Sequence) and len(generator) != count:
-        raise SpecError("generators do not match the images", got=len(generator), expected=count)
-    if seed is None:
-        return torch.randint(2**63 - 1, (count,)).tolist(), generator
-    seeds = [(seed + i) % 2**63 for i in range(count)] if isinstance(seed, int) else list(seed)
-    if len(seeds) != count:
-        raise SpecError("seeds do not match the images", got=len(seeds), expected=count)
-    return seeds, None
-
-
-def scales_of(scale: float | Sequence[float], count: int) -> list[float]:
-    """A guidance scale per image."""
-    scales = [float(scale)] * count if isinstance(scale, int | float) else [float(one) for one in scale]
-    if len(scales) != count:
-        raise SpecError("guidance scales do not match the images", got=len(scales), expected=count)
-    return scales
-
-
-def times_of(timesteps: Sequence[float] | None) -> tuple[float, ...] | None:
-    return None if timesteps is None else tuple(float(time) for time in timesteps)
-
-
 def joined(embeddings: Array | Sequence[Array]) -> np.ndarray:
     """(images, 16, h, w), of one array, or of several, each with or without its first dimension."""
-    arrays = [to_array(one) for one in (_listed(embeddings))]
+    name = "image_embeddings"
+    arrays = [values.numbers(name, to_numbers(one), (3, 4)) for one in _listed(embeddings)]
+    if len({one.shape[-3:] for one in arrays}) != 1:
+        raise SpecError("embeddings of several sizes, or none", where=name, got=[one.shape for one in arrays])
     return np.concatenate([one if one.ndim == 4 else one[None] for one in arrays])
 
 

@@ -71,7 +71,8 @@ def position_norm(x: Tensor) -> Tensor:
 
 def _norm_by_statistics(x: Tensor) -> Tensor:
     """By way of batch normalization's mean and variance, which pass once over the map and keep float32 sums."""
-    unused = torch.zeros(2, x.shape[3])  # float32, which the statistics then are as well
+    # float32, which the statistics then are as well
+    unused = torch.zeros(2, x.shape[3], dtype=torch.float32, device=x.device)
     squares = []
     for image in x.split(1):
         mean, variance = torch.batch_norm_update_stats(image.permute(0, 3, 1, 2), unused[0], unused[1], 0.0)

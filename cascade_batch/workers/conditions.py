@@ -7,7 +7,7 @@ row's settings, and the sha256 of its arrays, are its `conditions`: they stand i
 import hashlib
 import json
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from cascade_batch.errors import PictureError, SpecError, StorageError
 from cascade_batch.geometry import ENCODER_STRIDE, embedding_side, latent_side
 from cascade_batch.stage_keys import SOURCES
 from cascade_batch.storage import Storage
+from cascade_batch.values import numbers, real, times
 
 Row = Mapping[str, Any]
 MOST_BYTES = 16
@@ -127,9 +128,9 @@ def _read(storage: Storage, file: str, most: int) -> bytes:
 def _add_numbers(found: RowConditions, row: Row, cells: tuple[int, int]) -> None:
     for name, dimensions in _STATES.items():
         if row.get(name) is not None:
-            found.arrays[name] = _numbers(name, row[name], (dimensions,))
+            found.arrays[name] = numbers(name, row[name], (dimensions,))
     if row.get("image_embeds") is not None:
-        found.arrays["image_embeds"] = np.atleast_2d(_numbers("image_embeds", row["image_embeds"], (1, 2)))
+        found.arrays["image_embeds"] = np.atleast_2d(numbers("image_embeds", row["image_embeds"], (1, 2)))
     if row.get("prior_latents") is not None:
         found.arrays["prior_latents"] = _latents("prior_latents", row["prior_latents"], cells)
 
@@ -148,13 +149,13 @@ def _add_settings(found: RowConditions, row: Row) -> None:
         found.settings["strength"] = pictures.strength_of(row.get("strength"), "mask" in found.arrays)
     if "control_image" in found.arrays:
         strength = row.get("control_strength")
-        value = _within("control_strength", 1.0 if strength is None else strength, -100, 100)
+        value = real("control_strength", 1.0 if strength is None else strength)
         found.arrays["control_strength"] = np.asarray(value, np.float32)
     for name in ("sca", "crp"):
         if row.get(name):  # 0 is the same as none
-            found.settings[name] = _within(name, row[name], -1e4, 1e4)
+            found.settings[name] = real(name, row[name])
     if row.get("prior_timesteps") is not None:
-        found.settings["prior_timesteps"] = _times("prior_timesteps", row["prior_timesteps"])
+        found.settings["prior_timesteps"] = times("prior_timesteps", row["prior_timesteps"])
     if row.get("strength") is not None and "prior_timesteps" in found.settings:
         raise SpecError("strength and prior_timesteps both say where to begin", where="strength")
     if "mask" in found.arrays and not {"init_image", "control_image"} & found.arrays.keys():
@@ -170,46 +171,18 @@ def decoder_conditions(row: Row) -> RowConditions:
         size = (latent_side(row["height"]), latent_side(row["width"]))
         found.arrays["decoder_latents"] = _latents("decoder_latents", row["decoder_latents"], size)
     if row.get("decoder_timesteps") is not None:
-        found.settings["decoder_timesteps"] = _times("decoder_timesteps", row["decoder_timesteps"])
+        found.settings["decoder_timesteps"] = times("decoder_timesteps", row["decoder_timesteps"])
     return found
-
-
-def _numbers(name: str, value: Any, dimensions: Sequence[int]) -> np.ndarray:
-    try:
-        array = np.asarray(value, np.float32)
-    except (ValueError, TypeError):
-        raise SpecError(
-            "numbers that form no array", where=name, got="nulls, or lists of different lengths"
-        ) from None
-    if array.ndim not in dimensions or array.size == 0:
-        raise SpecError(
-            "numbers of another shape", where=name, got=array.shape, expected=f"{dimensions[-1]} dimensions"
-        )
-    if not np.isfinite(array).all():
-        raise SpecError("numbers that are not finite", where=name)
-    return array
 
 
 def _latents(name: str, value: Any, size: tuple[int, int]) -> np.ndarray:
     """(channels, height, width), of a tensor or of a flat list in that order."""
-    array = _numbers(name, value, (1, 3))
+    array = numbers(name, value, (1, 3))
     if array.ndim == 1 and array.size % (size[0] * size[1]) == 0:
         array = array.reshape(-1, *size)
     if array.shape[1:] != size:
         raise SpecError("latents of another size", where=name, got=array.shape, expected=("channels", *size))
     return array
-
-
-def _times(name: str, value: Any) -> list[float]:
-    """As numbers; whether they are time steps the engine judges."""
-    _numbers(name, value, (1,))
-    return [float(time) for time in value]
-
-
-def _within(name: str, value: float, low: float, high: float) -> float:
-    if not low <= value <= high:
-        raise SpecError("a value out of range", where=name, got=value, expected=f"{low} to {high}")
-    return float(value)
 
 
 def _sha256(array: np.ndarray) -> str:

@@ -113,7 +113,7 @@ class Cascade:
             control_image: what the model's ControlNet follows, with `control_strength` as a factor.
             sca, crp: numbers beside the time ratio.
 
-        Pictures are PIL images, or arrays and tensors in any shape of `pictures.split` and any range of `pictures.levels`.
+        Pictures are PIL images, or arrays and tensors in a shape of `pictures.split` and a range of `pictures.levels`.
 
         Raises:
             SpecError: arguments out of the ranges of a prompt table's columns, or that do not go together or do not fit

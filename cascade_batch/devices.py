@@ -39,11 +39,12 @@ def named_device(device: str | int | torch.device) -> str:
 
     Raises SpecError for one that is not there.
     """
-    if device == "auto":
+    name = device.strip().lower() if isinstance(device, str) else device
+    if name == "auto":
         return pick_device()
     try:
-        found = torch.device(device.strip().lower() if isinstance(device, str) else device)
-        torch.empty(0, device=found)
+        found = torch.device(name)
+        torch.empty(1, device=found).tolist()  # "meta" holds no values
     except (RuntimeError, TypeError, AssertionError) as error:  # a torch built without CUDA asserts
         raise SpecError(
             "no such device here",

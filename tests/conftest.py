@@ -14,6 +14,8 @@ from hypothesis import settings
 
 from tests.servers import S3Server, start_moto, start_seaweed
 
+pytest_plugins = ["tests.watchdog"]
+
 settings.register_profile("shared machine", deadline=None)  # a slow neighbour is no failure
 settings.load_profile("shared machine")
 

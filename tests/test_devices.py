@@ -34,10 +34,12 @@ def test_auto_is_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert named_device("auto") == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert named_device("auto") == "cuda"
+    assert named_device("auto") == named_device(" AUTO ") == "cuda"
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99", torch.device("cuda", 99), 99, "", None, 1.5, "cpu:x"])
+@pytest.mark.parametrize(
+    "device", ["gpu", "meta", "cuda:99", torch.device("cuda", 99), 99, "", None, 1.5, "cpu:x"]
+)
 def test_what_is_no_device_here_is_refused_by_name(device: Any) -> None:
     with pytest.raises(SpecError, match="no such device here") as failure:
         Cascade.load("tiny", device=device)

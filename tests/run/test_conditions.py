@@ -22,7 +22,8 @@ from cascade_batch.cli import main
 from cascade_batch.prompts import CONDITIONS
 from cascade_batch.storage import Storage
 from cascade_batch.stores import layout
-from tests.run.kills import Driver
+from tests.patience import wait_until
+from tests.run.kills import PAUSING, Driver
 from tests.run.runs import contents, differences, manifest_of, render
 from tests.whole_model import write_model
 
@@ -191,10 +192,9 @@ def test_every_column_killed_resumed_and_equal_to_calls_in_python(
         tmp_path / "killed",
     )
     assert render(prompts, str(whole), settings=flags(model)) == 0
-    driver = Driver.start(prompts, str(killed), tmp_path / "log", *flags(model))
-    while not list(killed.glob(f"{layout.MANIFEST}/*.parquet")):
-        assert driver.process.poll() is None, (tmp_path / "log").read_text()
-    assert driver.kill()
+    driver = Driver.start(prompts, str(killed), tmp_path / "log", *flags(model), program=PAUSING)
+    wait_until(lambda: list(killed.glob(f"{layout.MANIFEST}/*.parquet")) or driver.process.poll() is not None)
+    assert driver.kill(), (tmp_path / "log").read_text()
     assert len(list(killed.glob(f"{layout.MANIFEST}/*.parquet"))) < 4
     assert render(prompts, str(killed), settings=flags(model)) == 0
     assert differences(contents(str(killed)), contents(str(whole))) == []

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.patience import PATIENCE_S
 from tests.run.runs import QUICK, manifest_of, render, write_prompts
 
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
@@ -20,7 +21,7 @@ def render_elsewhere(prompts: Path, out: str, *flags: str) -> subprocess.Complet
         env=os.environ | AVX2,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE_S,
     )
 
 
@@ -30,7 +31,7 @@ def test_a_bfloat16_run_goes_on_where_onednn_has_no_bfloat16(tmp_path: Path) -> 
     for done in (*out.glob("*/shard-00000001.parquet"), *out.glob("images/shard-00000001/*")):
         done.unlink()
     told = subprocess.run(
-        [sys.executable, "-c", ASKED], env=os.environ | AVX2, capture_output=True, timeout=120
+        [sys.executable, "-c", ASKED], env=os.environ | AVX2, capture_output=True, timeout=PATIENCE_S
     )
     assert told.stdout.strip() == b"False", "a process that is to stand in for such a CPU"
     finished = render_elsewhere(prompts, str(out), "--dtype=bfloat16")

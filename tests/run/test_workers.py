@@ -18,6 +18,7 @@ from cascade_batch.workers.rendering import (
     render_shard,
     take_in_hand,
 )
+from tests.patience import PATIENCE_S
 
 
 def request(prompt: int, size: int = 256, guidance: float = 4.0, steps: int = 20) -> dict:
@@ -36,7 +37,8 @@ class Died(BaseException):
 
 def test_pool_ba_starts_without_transformers() -> None:
     code = "import sys, cascade_batch.workers.stage_ba; sys.exit('transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, timeout=PATIENCE_S, check=False).returncode == 0
 
 
 def test_batches_are_full_and_hold_one_kind_of_image() -> None:

@@ -6,7 +6,7 @@ It holds no rows, is picklable, and goes into `run.json` as it stands, a few hun
 import base64
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -41,6 +41,8 @@ class PromptTable:
     """Rows without a prompt, from footer statistics; None where a footer does not say."""
     conditions: tuple[str, ...] = ()
     """Those of our columns that condition images on more than text and that some file has."""
+    layouts: tuple[int, ...] = field(default=(), compare=False)
+    """One file of each layout of columns, by its place in `files`; none in a table that was read from `run.json`."""
 
     @property
     def rows(self) -> int:

@@ -4,14 +4,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 
-import pyarrow as pa
-
 from cascade_batch import __version__
 from cascade_batch.errors import IntegrityError
 from cascade_batch.pictures import MOST_PIXELS
 from cascade_batch.prompts import PromptTable
 from cascade_batch.sampling import Sampling
-from cascade_batch.schemas import manifest_schema
 from cascade_batch.spec import Spec, sampling_of, spec_from_dict, text_options_of
 from cascade_batch.storage import Storage
 from cascade_batch.stores import layout
@@ -41,7 +38,6 @@ class RunContext:
     text: TextOptions
     table: PromptTable
     weights: dict[str, str]
-    manifest_schema: pa.Schema
     versions: str
 
 
@@ -62,7 +58,6 @@ def open_run(ref: RunRef) -> RunContext:
         text=text_options_of(spec.text),
         table=table,
         weights=weights,
-        manifest_schema=manifest_schema(table.carried),
         versions=_versions(),
     )
 

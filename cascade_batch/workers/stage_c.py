@@ -11,6 +11,7 @@ from cascade_batch.batches import Conditions, PriorBatch
 from cascade_batch.cascade import PartFiles, Prior
 from cascade_batch.devices import device_kind, fix_numerics, keep_freed_memory, named_device
 from cascade_batch.errors import SpecError
+from cascade_batch.geometry import embedding_side
 from cascade_batch.models.loras import Lora
 from cascade_batch.sampling import StageSampling
 from cascade_batch.stores.embeddings import embedding_column, embedding_sha256
@@ -167,12 +168,11 @@ class StageCWorker:
     def _table(self, requests: Sequence[Request], results: list[RowResult], attempts: int) -> pa.Table:
         values: list[_Embedded | None] = [r.value for r in results]
         arrays = [v.embedding if v else None for v in values]
-        shapes = [a.shape if a is not None else (None, None, None) for a in arrays]
         columns: dict[str, Any] = {
             "image_id": [r["image_id"] for r in requests],
             "embedding": embedding_column(arrays, self._schema),
-            "height": [s[1] for s in shapes],
-            "width": [s[2] for s in shapes],
+            "height": [embedding_side(r["height"]) for r in requests],
+            "width": [embedding_side(r["width"]) for r in requests],
             "pooled": [v.pooled if v else None for v in values],
             "negative_pooled": [v.negative_pooled if v else None for v in values],
             "embedding_sha256": [embedding_sha256(a) if a is not None else None for a in arrays],

@@ -121,7 +121,7 @@ class TextEncoder:
         """Token states (rows, 77, channels) and pooled states (rows, projection channels)."""
         ids = padded["input_ids"]
         output = self._tower(ids, attention_mask=padded["attention_mask"], output_hidden_states=True)
-        ends = (ids == self._tokenizer.eos_token_id).int().argmax(dim=-1)  # the first: it may pad, too
+        ends = torch.eq(ids, self._tokenizer.eos_token_id).int().argmax(dim=-1)  # the first: it may pad, too
         pooled = output.last_hidden_state[torch.arange(len(ids), device=ids.device), ends]
         return output.hidden_states[-1], self._tower.text_projection(pooled)
 

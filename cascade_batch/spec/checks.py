@@ -1,11 +1,12 @@
 """Value checks of a built spec: ranges, choices, and what cannot work at all."""
 
 import difflib
+import math
 
 from cascade_batch.errors import PromptTableError, SpecError
 from cascade_batch.geometry import MAX_SIDE, MIN_SIDE, check_side
 from cascade_batch.sampling import METHODS, PRESETS, RESULTS
-from cascade_batch.spec.tree import AUTO_BATCH, PROBE_BATCH, DtypeSpec, SamplerSpec, Spec
+from cascade_batch.spec.tree import AUTO_BATCH, PROBE_BATCH, DtypeSpec, LoraSpec, SamplerSpec, Spec
 from cascade_batch.texts import LONG_PROMPTS
 
 DTYPES_C = ("auto", "float32", "bfloat16")
@@ -15,6 +16,7 @@ DTYPES_BA = ("auto", "float32", "bfloat16", "float16")
 def check(spec: Spec) -> None:
     """Raise SpecError for the first value that is out of its range or not a known choice."""
     _check_dtypes(spec.model.dtype)
+    _check_loras(spec.model.loras)
     _choice("log.level", spec.log.level, ("debug", "info", "warning", "error"))
     _choice("log.format", spec.log.format, ("text", "json"))
     _check_sampler(spec.sampler)
@@ -75,6 +77,21 @@ def _check_sampler(sampler: SamplerSpec) -> None:
         _range(f"sampler.{name}.guidance_end", stage.guidance_end or 0, 0, 2**31)
     if sampler.stage_a_tile is not None:
         _range("sampler.stage_a_tile", sampler.stage_a_tile, MIN_SIDE, MAX_SIDE)
+
+
+def _check_loras(loras: tuple[LoraSpec, ...]) -> None:
+    for number, lora in enumerate(loras):
+        where = f"model.loras[{number}]"
+        if not lora.uri.strip():
+            raise SpecError("a LoRA without a path", where=f"{where}.uri", got=repr(lora.uri))
+        for name, value in (("weight", lora.weight), ("alpha", lora.alpha)):
+            if value is not None and not math.isfinite(value):
+                raise SpecError(
+                    "not a finite number",
+                    where=f"{where}.{name}",
+                    got=value,
+                    next_step="write one such as 0.8",
+                )
 
 
 def _check_dtypes(dtype: DtypeSpec) -> None:

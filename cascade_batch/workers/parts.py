@@ -79,8 +79,8 @@ def local_loras(model: ModelSpec, located: list[weights.Part]) -> list[Lora]:
 
     files = weights.lora_files(located)
     return [
-        Lora(path, lora.weight, lora.tokens, alpha)
-        for (path, alpha), lora in zip(files, model.loras, strict=True)
+        Lora(path, lora.weight, lora.tokens, lora.alpha, config)
+        for (path, config), lora in zip(files, model.loras, strict=True)
     ]
 
 

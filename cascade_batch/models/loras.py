@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cascade_batch.errors import WeightsError
+from cascade_batch.layouts import first_keys
 from cascade_batch.layouts.lora_strength import strengths
 from cascade_batch.layouts.loras import EMBEDDINGS, INDICES, Change, changes_of
 from cascade_batch.layouts.shapes import Shapes
@@ -93,6 +94,19 @@ def merge(
     return merged
 
 
+def check_numbers(loras: Sequence[Lora]) -> None:
+    """Raise WeightsError for a LoRA whose tensors hold NaN or infinity, which would blacken every picture."""
+    for lora in loras:
+        bad = [key for key, tensor in load_file(lora.path).items() if not tensor.float().isfinite().all()]
+        if bad:
+            raise WeightsError(
+                "a LoRA's numbers are not finite",
+                where=str(lora.path),
+                got=first_keys(bad),
+                next_step="fetch the file again, or take an earlier state of its training",
+            )
+
+
 def _parsed(lora: Lora, networks: Mapping[str, Shapes]) -> list[tuple[Change, float | None]]:
     """Every change of a LoRA, and its scale where no tensor tells it."""
     header, where = file_header(lora.path), str(lora.path)
@@ -114,9 +128,6 @@ def _merge(
     parameters = [network.get_parameter(name) for name in change.weights]
     base = torch.cat([parameter.float().cpu() for parameter in parameters])
     delta = added(change, parts, base, scale, lora.weight)
-    if not delta.isfinite().all():
-        keys = ", ".join(change.keys.values())
-        raise WeightsError("a LoRA's numbers are not finite", where=str(lora.path), got=keys)
     for parameter, rows in zip(parameters, delta.split([len(p) for p in parameters]), strict=True):
         merged.change(parameter, rows)
 

@@ -18,7 +18,7 @@ Two ways to go beyond that (`texts.TextOptions`), both off by default:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +121,8 @@ class TextEncoder:
         """Token states (rows, 77, channels) and pooled states (rows, projection channels)."""
         ids = padded["input_ids"]
         output = self._tower(ids, attention_mask=padded["attention_mask"], output_hidden_states=True)
-        ends = torch.eq(ids, self._tokenizer.eos_token_id).int().argmax(dim=-1)  # the first: it may pad, too
+        end = cast(int, self._tokenizer.eos_token_id)
+        ends = torch.eq(ids, end).int().argmax(dim=-1)  # the first: it may pad, too
         pooled = output.last_hidden_state[torch.arange(len(ids), device=ids.device), ends]
         return output.hidden_states[-1], self._tower.text_projection(pooled)
 

@@ -83,8 +83,11 @@ def _file_of(uri: str) -> tuple[Storage, str]:
 
 
 def lora_files(parts: list[Part]) -> list[tuple[Path, dict | None]]:
-    """A local copy of each LoRA, and the adapter config beside it. Raises WeightsError."""
-    return [(fetch(part) / part.files[0], _config(part)) for part in parts]
+    """A local copy of each LoRA, and the adapter config that lies beside the copy. Raises WeightsError."""
+    folders = [fetch(part) for part in parts]
+    return [
+        (folder / part.files[0], _config(folder, part)) for folder, part in zip(folders, parts, strict=True)
+    ]
 
 
 def loras_digest(model: ModelSpec, parts: list[Part]) -> str:
@@ -99,8 +102,8 @@ def _settings(lora: LoraSpec) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key != "alpha" or value is not None}
 
 
-def _config(part: Part) -> dict | None:
-    return read_json(Storage(part.uri), ADAPTER_CONFIG) if part.extras else None
+def _config(folder: Path, part: Part) -> dict | None:
+    return read_json(Storage(str(folder)), ADAPTER_CONFIG) if part.extras else None
 
 
 def _shapes(part: Part) -> dict[str, tuple[int, ...]]:

@@ -6,8 +6,8 @@
     lora_alpha, r, ss_network_alpha    single settings in a header; what a tensor `.alpha` says goes first
 
 A change is then multiplied by alpha / r, with rank-stabilised LoRA (`use_rslora`) by alpha / sqrt(r). PEFT never puts
-alpha among the tensors, so that a file of its spelling without any of these is refused. The community's and diffusers'
-files without one are alpha = r by their own readers' rule.
+alpha among the tensors, and LyCORIS always: files of theirs without any are refused. The community's LoRAs and those of
+diffusers without one are alpha = r by their own readers' rule.
 """
 
 import json
@@ -149,7 +149,8 @@ def _strength(change: Change, told: Sequence[_Told], stated: float | None, where
     loose = next((place for place in told if _tells(place, change)), None)
     if loose is not None:
         return loose.scale(change)
-    if change.is_from_peft or any(place.target is not None for place in told):
+    is_always_told = change.is_from_peft or change.kind in ("loha", "lokr")
+    if is_always_told or any(place.target is not None for place in told):
         raise WeightsError(
             "nothing tells how strong this LoRA is",
             where=where,

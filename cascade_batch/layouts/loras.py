@@ -161,7 +161,7 @@ def _changes(
         return
     target, weights, module = found
     rank, network = _rank(keys, lora), networks[target]
-    is_from_peft = base.startswith(PEFT_PREFIX) or any(".default" in key for key in keys.values())
+    is_from_peft = _is_from_peft(base, module, keys)
     if kind != BIAS_ALONE:
         tensors = {role: key for role, key in keys.items() if role not in ("up_bias", "bias")}
         axis = _magnitude_axis(tensors, lora, network, weights)
@@ -176,6 +176,12 @@ def _changes(
         yield Change(target, biases, "diff", bias, module, rank, is_from_peft=is_from_peft)
     if "bias" in keys:
         yield Change(target, biases, "diff", {"diff": keys["bias"]}, module)
+
+
+def _is_from_peft(base: str, module: str, keys: Mapping[str, str]) -> bool:
+    """Whether PEFT itself wrote a change: under its prefix, with an adapter's name, or its names and nothing else."""
+    is_bare = base == module and any(".lora_A." in key for key in keys.values())
+    return is_bare or base.startswith(PEFT_PREFIX) or any(".default" in key for key in keys.values())
 
 
 def _rank(keys: Mapping[str, str], lora: Shapes) -> int | None:

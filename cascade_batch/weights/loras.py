@@ -43,22 +43,25 @@ def _locate(lora: LoraSpec, networks: Mapping[str, Mapping[str, tuple[int, ...]]
     storage, file = _file_of(hub_url(lora.uri).rstrip("/"))
     header, where = file_header(storage, file), storage.url(file)
     changes = changes_of(header.shapes, networks, where)
-    # Beside an adapter_model.safetensors it is that file's; else it may be a renamed one's.
-    has_config = (file == ADAPTER or (_is_bare(changes) and not storage.exists(ADAPTER))) and storage.exists(
-        ADAPTER_CONFIG
-    )
-    config = read_json(storage, ADAPTER_CONFIG) if has_config else None
+    config = read_json(storage, ADAPTER_CONFIG) if _has_config(storage, file, changes) else None
     told = strengths(changes, header.notes, config, lora.alpha, where)
-    if any(scale is None and _is_bare([change]) for change, scale in zip(changes, told, strict=True)):
+    if any(scale is None and _lacks_alpha(change) for change, scale in zip(changes, told, strict=True)):
         log.info("%s names no alpha: taken as equal to its rank, as diffusers does", where)
-    return Part("lora", storage.uri, (file,), (ADAPTER_CONFIG,) if has_config else ())
+    return Part("lora", storage.uri, (file,), () if config is None else (ADAPTER_CONFIG,))
 
 
-def _is_bare(changes: Sequence[Change]) -> bool:
-    """Whether changes are spelled as PEFT does, and bring no alpha."""
-    return any(
-        ".lora_A." in change.keys.get("down", "") and change.alpha is None for change in changes
-    ) or any(change.is_from_peft for change in changes)
+def _has_config(storage: Storage, file: str, changes: Sequence[Change]) -> bool:
+    """A config beside another file than PEFT's own may be a renamed one's, unless PEFT's own is there as well."""
+    if file != ADAPTER:
+        wants_one = any(change.is_from_peft or _lacks_alpha(change) for change in changes)
+        if not wants_one or storage.exists(ADAPTER):
+            return False
+    return storage.exists(ADAPTER_CONFIG)
+
+
+def _lacks_alpha(change: Change) -> bool:
+    """Whether a change is spelled as PEFT and diffusers do, and brings no alpha."""
+    return ".lora_A." in change.keys.get("down", "") and change.alpha is None
 
 
 def _file_of(uri: str) -> tuple[Storage, str]:

@@ -85,14 +85,30 @@ def test_kohyas_notes_give_way_to_its_tensors() -> None:
     assert without[0].scale(None) == 1.0
 
 
-@pytest.mark.parametrize("base", [f"base_model.model.{Q}", Q])
-def test_peft_without_its_alpha_is_refused_until_it_is_stated(base: str) -> None:
-    halves = ("lora_A", "lora_B") if base != Q else ("lora_A.default", "lora_B.default")
+@pytest.mark.parametrize(
+    ("base", "halves"),
+    [
+        (f"base_model.model.{Q}", ("lora_A", "lora_B")),
+        (Q, ("lora_A.default", "lora_B.default")),
+        (Q, ("lora_A", "lora_B")),
+    ],
+)
+def test_peft_without_its_alpha_is_refused_until_it_is_stated(base: str, halves: tuple[str, str]) -> None:
     found = changes(base, halves=halves)
     for config in (None, {"r": 8}):
         with pytest.raises(WeightsError, match=r"(?s)nothing tells how strong this LoRA is.*alpha=16"):
             told(found, config=config)
     assert told(found, stated=4) == [0.5]
+
+
+@pytest.mark.parametrize("prefix", ["lora_unet_", "unet.", "base_model.model.", ""])
+def test_lycoris_without_its_alpha_is_refused(prefix: str) -> None:
+    base = prefix + (Q.replace(".", "_") if prefix.endswith("_") else Q)
+    factors = {"hada_w1_a": (2048, 4), "hada_w1_b": (4, 2048), "hada_w2_a": (2048, 4), "hada_w2_b": (4, 2048)}
+    found = changes_of({f"{base}.{name}": shape for name, shape in factors.items()}, NETWORKS, "x")
+    with pytest.raises(WeightsError, match="nothing tells how strong"):
+        told(found)
+    assert told(found, stated=2) == [0.5]
 
 
 def test_diffusers_without_metadata_is_alpha_equal_to_rank() -> None:

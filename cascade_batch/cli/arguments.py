@@ -128,8 +128,9 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
         "--lora",
         action="append",
         default=[],
-        metavar="PATH[=WEIGHT]",
-        help="merge a LoRA into Stage C and the text encoder; may be repeated (default weight 1.0)",
+        metavar="PATH[=WEIGHT][,alpha=ALPHA]",
+        help="merge a LoRA, a file or folder, into Stage C and the text encoder; may be repeated (default weight 1.0; "
+        "alpha only where the file does not tell)",
     )
     parser.add_argument("--variant", help="file variant of the weights, such as bf16")
     parser.add_argument("--dtype", help="auto, float32 or bfloat16 for all networks")
@@ -172,12 +173,20 @@ def _column(text: str) -> tuple[str, str]:
 
 
 def _lora(text: str) -> dict[str, Any]:
-    path, sign, weight = text.rpartition("=")
-    if not sign:
-        return {"uri": text}
+    rest, sign, alpha = text.rpartition(",alpha=")
+    given = {"alpha": _number(alpha, text)} if sign else {}
+    path, sign, weight = (rest if sign else text).rpartition("=")
+    if not sign or "/" in weight or weight.endswith(".safetensors"):  # the sign is one of the path's own
+        return {"uri": rest if given else text, **given}
+    return {"uri": path, "weight": _number(weight, text), **given}
+
+
+def _number(number: str, text: str) -> float:
     try:
-        return {"uri": path, "weight": float(weight)}
+        return float(number)
     except ValueError:
         raise SpecError(
-            "--lora takes PATH or PATH=WEIGHT", got=text, next_step="write --lora x.safetensors=0.8"
+            "--lora takes PATH, PATH=WEIGHT or PATH=WEIGHT,alpha=ALPHA",
+            got=text,
+            next_step="write --lora x.safetensors=0.8",
         ) from None

@@ -38,6 +38,8 @@ def _print_parts(reports: Sequence[PartReport]) -> None:
         )
     if reports[0].strangers:
         print(f"    of no known part: {first_keys(reports[0].strangers)}")
+    if reports[0].scales:
+        print(f"    quantized, cannot be read: {first_keys(reports[0].scales)}")
 
 
 def _print_missing(root: str, found: set[str]) -> None:

@@ -2,14 +2,14 @@
 
 Published checkpoints come in two layouts. The diffusers layout has one folder per part with a `config.json`;
 the original release has one file per part without one, and some names differ (`renames.py`). Community files put
-several parts into one file, each behind a prefix. Whatever the file, the names used inside this project are those of
-the diffusers layout.
+several parts into one file, each behind a prefix, and those that ComfyUI saved name attention in a third way.
+Whatever the file, the names used inside this project are those of the diffusers layout.
 """
 
 from cascade_batch.layouts.configs import ATTENTION, RES, TIME, config_note, infer_config
 from cascade_batch.layouts.header import Entry, Header, read_header
 from cascade_batch.layouts.old_names import modern
-from cascade_batch.layouts.recognition import Found, first_keys, recognise, strangers
+from cascade_batch.layouts.recognition import Found, check_unscaled, first_keys, recognise, scales, strangers
 from cascade_batch.layouts.renames import Source, original_name
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Found",
     "Header",
     "Source",
+    "check_unscaled",
     "config_note",
     "first_keys",
     "infer_config",
@@ -27,5 +28,6 @@ __all__ = [
     "original_name",
     "read_header",
     "recognise",
+    "scales",
     "strangers",
 ]

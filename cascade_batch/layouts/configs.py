@@ -18,6 +18,8 @@ KINDS = {"channelwise.4.weight": RES, "mapper.weight": TIME, "attention.to_q.wei
 """A key of a block -> the block's type."""
 CLIP_SEQ, STAGE_A_SCALE = 4, 0.3764
 CONDITIONS = ("sca", "crp")
+CLIP_TOKENS = 49408
+"""Of CLIP's tokenizer, start and end last; what a text encoder has beyond was added to it."""
 
 
 def config_note(part: str) -> str:
@@ -140,6 +142,7 @@ def _stage_a(shapes: Shapes) -> dict[str, Any]:
 def _text_encoder(shapes: Shapes) -> dict[str, Any]:
     layer = "text_model.encoder.layers."
     vocabulary, width = shapes["text_model.embeddings.token_embedding.weight"]
+    end = min(vocabulary, CLIP_TOKENS) - 1
     return {
         "architectures": ["CLIPTextModelWithProjection"],
         "model_type": "clip_text_model",
@@ -152,9 +155,9 @@ def _text_encoder(shapes: Shapes) -> dict[str, Any]:
         "max_position_embeddings": shapes["text_model.embeddings.position_embedding.weight"][0],
         "projection_dim": shapes["text_projection.weight"][0],
         "layer_norm_eps": 1e-5,
-        "bos_token_id": vocabulary - 2,
-        "eos_token_id": vocabulary - 1,
-        "pad_token_id": vocabulary - 1,
+        "bos_token_id": end - 1,
+        "eos_token_id": end,
+        "pad_token_id": end,
     }
 
 

@@ -1,67 +1,97 @@
-"""Which weights a LoRA file changes, in the three formats that are about. No torch here.
+"""What a LoRA file changes, and how, in the formats that are about. No torch here.
 
     official trainer    weights.N.lora_down [r, in], weights.N.lora_up [out, r]; N counts the projections of Stage C's
                         attention in module order, two each: out_proj, then in_proj (queries, keys and values in one).
                         The scale is 1 / r. embeddings.embeddings and embeddings.indices change rows of the token table
     community           lora_prior_unet_<name>.lora_down.weight, .lora_up.weight, .alpha, dots in the name as
                         underscores, lora_prior_te_<name> for the text encoder. The scale is alpha / r, without alpha 1
-    PEFT, diffusers     <prefix><name>.lora_A.weight, .lora_B.weight, and the same scale
+    PEFT, diffusers     <prefix><name>.lora_A.weight, .lora_B.weight; alpha is told elsewhere (`lora_strength`)
+    LyCORIS             hada_* (LoHa), lokr_* (LoKr), lora_mid (Tucker's form of a convolution), diff, dora_scale
 
-A weight W becomes W + weight * scale * up @ down.
+A weight W becomes W + weight * scale * change, where the change of a LoRA is up @ down. With a magnitude m (DoRA) it
+becomes W + weight * (m * V / |V| - W), V = W + scale * change. `models.lora_changes` has the formulas.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 
 from cascade_batch.errors import WeightsError
+from cascade_batch.layouts.lora_names import OFFICIAL, PEFT_PREFIX, TARGETS, Names
 from cascade_batch.layouts.recognition import first_keys
-from cascade_batch.layouts.renames import JOINED, SPLIT, original_name
 from cascade_batch.layouts.shapes import Shapes
 
-TARGETS = ("stage_c", "text_encoder")
-PREFIXES = (
-    ("lora_prior_unet_", "stage_c"),
-    ("lora_unet_", "stage_c"),
-    ("lora_prior_te_", "text_encoder"),
-    ("lora_te_", "text_encoder"),
-    ("base_model.model.", "stage_c"),
-    ("base_model.model.", "text_encoder"),
-    ("prior.", "stage_c"),
-    ("unet.", "stage_c"),
-    ("diffusion_model.", "stage_c"),
-    ("text_encoder.", "text_encoder"),
-    ("", "stage_c"),
-    ("", "text_encoder"),
-)
-"""What may stand before a name, and whose weight it is then."""
-DOWN = (".lora_down.weight", ".lora_A.weight", ".lora_A.default.weight", ".lora.down.weight")
-UP = (".lora_up.weight", ".lora_B.weight", ".lora_B.default.weight", ".lora.up.weight")
-ALPHA = ".alpha"
-OFFICIAL = re.compile(r"weights\.(\d+)\.lora_(down|up)")
+__all__ = ["EMBEDDINGS", "INDICES", "TARGETS", "Change", "changes_of"]
+
 EMBEDDINGS, INDICES = "embeddings.embeddings", "embeddings.indices"
+HADA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+TUCKER = ("hada_t1", "hada_t2")
+LOKR = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
+ROLES = {
+    ".lora_down.weight": "down", ".lora_up.weight": "up", ".lora_mid.weight": "mid",
+    ".lora_down": "down", ".lora_up": "up",
+    ".lora_A.weight": "down", ".lora_B.weight": "up", ".lora_B.bias": "up_bias",
+    ".lora.down.weight": "down", ".lora.up.weight": "up",
+    "_lora.down.weight": "down", "_lora.up.weight": "up",
+    ".lora_linear_layer.down.weight": "down", ".lora_linear_layer.up.weight": "up",
+    **{f".{name}": name for name in (*HADA, *TUCKER, *LOKR)},
+    ".diff": "diff", ".w_norm": "diff", ".diff_b": "bias", ".b_norm": "bias",
+    ".alpha": "alpha",
+    ".dora_scale": "magnitude", ".lora_magnitude_vector": "magnitude", ".lora_magnitude_vector.weight": "magnitude",
+}  # fmt: skip
+"""Ending of a key -> what the tensor is in its change."""
+BIAS_ALONE = "bias alone"
+KINDS = {
+    ("down", "up"): "lora",
+    ("down", "mid", "up"): "lora",
+    HADA: "loha",
+    (*TUCKER, *HADA): "loha",
+    ("lokr_w1", "lokr_w2"): "lokr",
+    ("lokr_w1", "lokr_w2_a", "lokr_w2_b"): "lokr",
+    ("lokr_t2", "lokr_w1", "lokr_w2_a", "lokr_w2_b"): "lokr",
+    ("lokr_w1_a", "lokr_w1_b", "lokr_w2"): "lokr",
+    ("lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b"): "lokr",
+    ("lokr_t2", "lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b"): "lokr",
+    ("diff",): "diff",
+    (): BIAS_ALONE,
+}
+"""The tensors that a whole change is made of, sorted -> its kind."""
+BESIDE = ("alpha", "magnitude", "up_bias", "bias")
+"""What may come beside them."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One low-rank change of one or more weights of a network."""
+    """One change of one or more weights of a network."""
 
     target: str
     """stage_c or text_encoder."""
     weights: tuple[str, ...]
-    """Diffusers names; `up` has the rows of all of them, in this order."""
-    down: str
-    up: str
-    alpha: str | None
-    """The key of its alpha; None: `scale_without_alpha`."""
-    rank: int
-    is_official: bool
+    """Diffusers names; the change has the rows of all of them, in this order."""
+    kind: str
+    """lora, loha, lokr, diff, or value: what the weights become, where PEFT saved whole modules."""
+    keys: Mapping[str, str]
+    """Role (`ROLES`) -> key of the tensor in the file."""
+    module: str
+    """What the file calls the weight's module, without a prefix."""
+    rank: int | None = None
+    """None where the tensors do not tell one."""
+    magnitude_axis: int | None = None
+    """Of a DoRA's magnitude: 0, a number for each row, or 1, for each input channel."""
+    is_official: bool = False
+    is_from_peft: bool = False
+    """Of PEFT's own spelling, whose alpha is never among the tensors."""
+
+    @property
+    def alpha(self) -> str | None:
+        """The key of its alpha."""
+        return self.keys.get("alpha")
 
     def scale(self, alpha: float | None) -> float:
-        """What up @ down is multiplied by, besides the LoRA's weight."""
-        if self.is_official:
+        """What the change is multiplied by, besides the LoRA's weight; without alpha as the community reads it."""
+        if self.is_official and self.rank:
             return 1 / self.rank
-        return 1.0 if alpha is None else alpha / self.rank
+        return 1.0 if alpha is None or not self.rank else alpha / self.rank
 
 
 def changes_of(lora: Shapes, networks: Mapping[str, Shapes], where: str) -> list[Change]:
@@ -72,29 +102,20 @@ def changes_of(lora: Shapes, networks: Mapping[str, Shapes], where: str) -> list
         networks: weights of Stage C and the text encoder under their diffusers names.
 
     Raises:
-        WeightsError: a key that changes nothing here, a half of a pair, or a pair that fits no weight's shape.
+        WeightsError: a key that changes nothing here, an unwhole change, or one that fits no weight's shape.
     """
-    pairs, used = _pairs(lora)
-    names = {target: _spellings(shapes, target) for target, shapes in networks.items()}
-    order = _official_order(networks["stage_c"])
-    changes, unknown = [], []
-    for base, (down, up) in pairs.items():
-        found = _official(base, order) if OFFICIAL.fullmatch(down) else _named(base, names)
-        if found is None:
-            unknown += [down, up]
-            continue
-        target, weights = found
-        alpha = base + ALPHA if base + ALPHA in lora else None
-        used |= {base + ALPHA}
-        is_official = OFFICIAL.fullmatch(down) is not None
-        changes.append(Change(target, weights, down, up, alpha, lora[down][0], is_official))
-    unknown += [key for key in lora if key not in used | {EMBEDDINGS, INDICES}]
+    names, lora = Names(networks), {key: shape for key, shape in lora.items() if not _is_copy(key, lora)}
+    changes = list(_whole_values(lora, networks))
+    for base, keys in _grouped(lora).items():
+        changes += _changes(base, keys, names, lora, networks)
+    known = {key for change in changes for key in change.keys.values()}
+    unknown = [key for key in lora if key not in known | {EMBEDDINGS, INDICES}]
     if unknown or not (changes or EMBEDDINGS in lora):
         raise WeightsError(
             "this LoRA changes what this model does not have",
             where=where,
             got=first_keys(unknown) or "no key of a LoRA",
-            expected="changes of Stage C and its text encoder",
+            expected="changes of Stage C and its text encoder, as LoRA, DoRA, LoHa or LoKr",
             next_step="is it a LoRA for Stable Cascade, and for a Stage C of this size?",
         )
     for change in changes:
@@ -102,82 +123,143 @@ def changes_of(lora: Shapes, networks: Mapping[str, Shapes], where: str) -> list
     return changes
 
 
-def _pairs(lora: Shapes) -> tuple[dict[str, tuple[str, str]], set[str]]:
-    """Base name -> keys of its two halves, and all keys that are halves of a whole pair."""
-    pairs = {}
+def _is_copy(key: str, lora: Shapes) -> bool:
+    """Whether PEFT saved a module of `modules_to_save` again under a longer name; the unchanged one, too."""
+    plain = key.replace(".modules_to_save.", ".").replace(".original_module.", ".")
+    return plain != key and plain in lora
+
+
+def _whole_values(lora: Shapes, networks: Mapping[str, Shapes]) -> Iterator[Change]:
+    """What PEFT saves of `modules_to_save`, and of biases that were trained: the parameters themselves."""
     for key in lora:
-        if OFFICIAL.fullmatch(key) and key.endswith("lora_down"):
-            base, up = key.removesuffix(".lora_down"), key.removesuffix("down") + "up"
-        else:
-            ending = next((ending for ending in DOWN if key.endswith(ending)), None)
-            if ending is None:
-                continue
-            base = key.removesuffix(ending)
-            up = base + UP[DOWN.index(ending)]
-        if up in lora:
-            pairs[base] = (key, up)
-    return pairs, {key for pair in pairs.values() for key in pair}
-
-
-def _spellings(shapes: Shapes, target: str) -> dict[str, tuple[str, ...]]:
-    """How a LoRA may call each weight -> the weights that it means, in the order of its rows."""
-    spellings: dict[str, list[str]] = {}
-    for key in shapes:
-        if not key.endswith("weight") or len(shapes[key]) < 2:
+        if not key.startswith(PEFT_PREFIX):
             continue
-        original, _ = original_name(key, target)
-        original = original.replace(JOINED + "weight", JOINED.removesuffix("_") + ".weight")
-        for name in {key, original}:
-            spellings.setdefault(name.removesuffix(".weight"), []).append(key)
-    named = {name: tuple(sorted(keys, key=_rank_of_split)) for name, keys in spellings.items()}
-    return named | {name.replace(".", "_"): keys for name, keys in named.items()}
+        name = key.removeprefix(PEFT_PREFIX).replace(".base_layer.", ".")
+        target = next((target for target in TARGETS if name in networks[target]), None)
+        if target is not None:
+            module = name.rpartition(".")[0]
+            yield Change(target, (name,), "value", {"value": key}, module, is_from_peft=True)
 
 
-def _rank_of_split(key: str) -> int:
-    return next((number for number, split in enumerate(SPLIT) if split in key), 0)
+def _grouped(lora: Shapes) -> dict[str, dict[str, str]]:
+    """Base name -> role -> key."""
+    groups: dict[str, dict[str, str]] = {}
+    for key in lora:
+        plain = key.removesuffix(".default").replace(".default.", ".")
+        ending = next((ending for ending in ROLES if plain.endswith(ending)), None)
+        if ending is not None:
+            groups.setdefault(plain.removesuffix(ending), {})[ROLES[ending]] = key
+    return groups
 
 
-def _named(
-    base: str, names: Mapping[str, Mapping[str, tuple[str, ...]]]
-) -> tuple[str, tuple[str, ...]] | None:
-    for prefix, target in PREFIXES:
-        name = base.removeprefix(prefix)
-        if base.startswith(prefix) and name in names[target]:
-            return target, names[target][name]
-    return None
+def _changes(
+    base: str, keys: Mapping[str, str], names: Names, lora: Shapes, networks: Mapping[str, Shapes]
+) -> Iterator[Change]:
+    """The change of a weight, and that of its bias; none if it is not whole or nothing has its name."""
+    kind, found = KINDS.get(tuple(sorted(keys.keys() - set(BESIDE)))), names.find(base)
+    if kind is None or found is None:
+        return
+    target, weights, module = found
+    rank, network = _rank(keys, lora), networks[target]
+    is_from_peft = _is_from_peft(base, module, keys)
+    if kind != BIAS_ALONE:
+        tensors = {role: key for role, key in keys.items() if role not in ("up_bias", "bias")}
+        axis = _magnitude_axis(tensors, lora, network, weights)
+        is_official = OFFICIAL.fullmatch(base) is not None
+        yield Change(target, weights, kind, tensors, module, rank, axis, is_official, is_from_peft)
+    biases = tuple(f"{weight.removesuffix('weight')}bias" for weight in weights)
+    if not all(bias in network for bias in biases):
+        return
+    if "up_bias" in keys:  # of the same scale as the change beside it
+        alpha = {"alpha": keys["alpha"]} if "alpha" in keys else {}
+        bias = {"diff": keys["up_bias"], **alpha}
+        yield Change(target, biases, "diff", bias, module, rank, is_from_peft=is_from_peft)
+    if "bias" in keys:
+        yield Change(target, biases, "diff", {"diff": keys["bias"]}, module)
 
 
-def _official_order(stage_c: Shapes) -> list[tuple[str, ...]]:
-    """The projections of every attention block as the official trainer counts them."""
-    blocks = dict.fromkeys(key.split(".attention.")[0] for key in stage_c if ".attention.to_q." in key)
-    return [names for block in sorted(blocks, key=_place) for names in _projections(block)]
+def _is_from_peft(base: str, module: str, keys: Mapping[str, str]) -> bool:
+    """Whether PEFT itself wrote a change: under its prefix, with an adapter's name, or its names and nothing else."""
+    is_bare = base == module and any(".lora_A." in key for key in keys.values())
+    return is_bare or base.startswith(PEFT_PREFIX) or any(".default" in key for key in keys.values())
 
 
-def _projections(block: str) -> Iterator[tuple[str, ...]]:
-    yield (f"{block}.attention.to_out.0.weight",)
-    yield tuple(f"{block}{split}weight" for split in SPLIT)
+def _rank(keys: Mapping[str, str], lora: Shapes) -> int | None:
+    """The side that is summed over."""
+    inner = next(
+        (keys[role] for role in ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b") if role in keys), None
+    )
+    return lora[inner][0] if inner is not None and lora[inner] else None
 
 
-def _place(block: str) -> tuple[int, ...]:
-    side, *numbers = block.split(".")
-    return (("down_blocks", "up_blocks").index(side), *(int(number) for number in numbers))
-
-
-def _official(base: str, order: list[tuple[str, ...]]) -> tuple[str, tuple[str, ...]] | None:
-    number = int(base.split(".")[1])
-    return ("stage_c", order[number]) if number < len(order) else None
+def _magnitude_axis(
+    tensors: Mapping[str, str], lora: Shapes, network: Shapes, weights: tuple[str, ...]
+) -> int | None:
+    """LyCORIS has [rows, 1, ...] or [1, channels, ...]; PEFT [rows], of a convolution [1, rows, 1, 1]."""
+    if "magnitude" not in tensors:
+        return None
+    shape, is_peft = lora[tensors["magnitude"]], "lora_magnitude_vector" in tensors["magnitude"]
+    rows, channels = sum(network[weight][0] for weight in weights), network[weights[0]][1:2]
+    if shape in ((rows,), (rows, *[1] * (len(shape) - 1))) or (is_peft and shape == (1, rows, 1, 1)):
+        return 0
+    return 1 if shape == (1, *channels, *[1] * (len(shape) - 2)) else None
 
 
 def _check_shapes(change: Change, lora: Shapes, network: Shapes, where: str) -> None:
-    down, up = lora[change.down], lora[change.up]
     rows = sum(network[weight][0] for weight in change.weights)
-    inner = network[change.weights[0]][1:]
-    fits = down[1:] in (inner, inner[:1]) if len(inner) == 1 else down[1:] == inner
-    if not fits or up[:2] != (rows, down[0]) or any(side != 1 for side in (*up[2:], *down[2:])):
+    columns = prod(network[change.weights[0]][1:])
+    shapes = {role: lora[key] for role, key in change.keys.items()}
+    fits = prod(shapes.get("alpha", ())) == 1
+    if "magnitude" in change.keys and change.magnitude_axis is None:
+        fits = False
+    if not fits or _size(shapes) != (rows, columns):
         raise WeightsError(
             "a LoRA's change does not fit its weight",
             where=where,
-            got=f"{change.down} {list(down)}, {change.up} {list(up)}",
-            expected=f"[r, {', '.join(map(str, inner))}] and [{rows}, r] for {' + '.join(change.weights)}",
+            got=", ".join(f"{key} {list(lora[key])}" for key in change.keys.values()),
+            expected=f"a change of {rows} x {columns} for {' + '.join(change.weights)}",
             next_step="is it a LoRA for a Stage C of this size?",
         )
+
+
+def _size(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
+    """Rows and columns of the change that tensors of these shapes make, None if they do not fit each other."""
+    match shapes:
+        case {"up": up, "mid": mid, "down": down}:
+            return _tucker(mid, up[1::-1], down)
+        case {"up": up, "down": down}:
+            return _product(up, down)
+        case {"hada_t1": t1, "hada_t2": t2}:
+            one = _tucker(t1, shapes["hada_w1_a"], shapes["hada_w1_b"])
+            return one if one == _tucker(t2, shapes["hada_w2_a"], shapes["hada_w2_b"]) else None
+        case {"hada_w1_a": a, "hada_w1_b": b}:
+            one = _product(a, b)
+            return one if one == _product(shapes["hada_w2_a"], shapes["hada_w2_b"]) else None
+        case {"diff": whole} | {"value": whole}:
+            return (whole[0], prod(whole[1:])) if whole else None
+    one, two = _kron_side(shapes, "lokr_w1", "lokr_t1"), _kron_side(shapes, "lokr_w2", "lokr_t2")
+    return (one[0] * two[0], one[1] * two[1]) if one and two else None
+
+
+def _kron_side(shapes: Mapping[str, tuple[int, ...]], name: str, core: str) -> tuple[int, int] | None:
+    if name in shapes:
+        whole = shapes[name]
+        return (whole[0], prod(whole[1:])) if len(whole) > 1 else None
+    a, b = shapes[f"{name}_a"], shapes[f"{name}_b"]
+    return _tucker(shapes[core], a, b) if core in shapes else _product(a, b)
+
+
+def _product(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, int] | None:
+    """Of [rows, r, 1, ...] and [r, columns, ...]."""
+    match a, b:
+        case (rows, r, *ones), (s, *columns) if columns and r == s and prod(ones) == 1:
+            return rows, prod(columns)
+    return None
+
+
+def _tucker(core: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, int] | None:
+    """Of [r, s, height, width], [r, rows] and [s, channels, 1, 1]."""
+    match core, a, b:
+        case (r, s, *kernel), (own_r, rows), (own_s, channels, *ones) if (r, s) == (own_r, own_s):
+            return (rows, channels * prod(kernel)) if prod(ones) == 1 else None
+    return None

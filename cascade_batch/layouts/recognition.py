@@ -1,10 +1,18 @@
 """Which parts a file holds, each by a key that no other part has, whatever prefix stands before it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cascade_batch.errors import WeightsError
-from cascade_batch.layouts.renames import JOINED, PROJECTION, RENAMED, STAGE_B_POOLED, Source, sources_of
+from cascade_batch.layouts.renames import (
+    COMFYUI,
+    JOINED,
+    PROJECTION,
+    RENAMED,
+    STAGE_B_POOLED,
+    Source,
+    sources_of,
+)
 
 MARKS = {
     "stage_c": ("clip_txt_mapper.weight",),
@@ -24,6 +32,19 @@ TOLERATED = {
     "logit_scale": "the temperature of CLIP's training, in community files",
 }
 """Endings of keys that no network has, each with the reason why they are let pass."""
+SCALES = {
+    "scaled_fp8": "scaled float8",
+    "scale_weight": "scaled float8",
+    "scale_input": "scaled float8",
+    "weight_scale": "scaled float8",
+    "weight_scale_2": "scaled float4",
+    "input_scale": "scaled float8",
+    "comfy_quant": "ComfyUI's quantized",
+    "absmax": "bitsandbytes' quantized",
+    "quant_map": "bitsandbytes' quantized",
+    "qweight": "GPTQ's or AWQ's quantized",
+}
+"""Last words of keys without which a file's weights mean nothing, and what such a file is."""
 TOWER = "transformer."
 """Community files keep the text projection beside `transformer.`, where the rest of the tower is."""
 
@@ -37,7 +58,7 @@ class Found:
 
     part: str
     layout: str
-    """diffusers or original."""
+    """diffusers, original or comfyui."""
     prefix: str
     """What stands before all of its keys."""
     sources: dict[str, Source]
@@ -89,6 +110,23 @@ def strangers(shapes: Mapping[str, tuple[int, ...]], found: list[Found]) -> list
     return [key for key in shapes if key not in known and not key.endswith(tuple(TOLERATED))]
 
 
+def scales(shapes: Iterable[str]) -> list[str]:
+    """Keys that make a file one of quantized weights."""
+    return [key for key in shapes if key.rpartition(".")[2] in SCALES]
+
+
+def check_unscaled(shapes: Iterable[str], where: str) -> None:
+    """Raise WeightsError for quantized weights, saying of which kind: read without their scales they are noise."""
+    if keys := scales(shapes):
+        raise WeightsError(
+            f"{SCALES[keys[0].rpartition('.')[2]]} weights cannot be read",
+            where=where,
+            got=first_keys(keys),
+            expected="weights in float32, bfloat16, float16, or float8 without scales",
+            next_step="take the file that this one was made from",
+        )
+
+
 def first_keys(keys: Sequence[str]) -> str:
     """Keys for a message: the first few, and how many more there are."""
     more = len(keys) - SHOWN_KEYS
@@ -104,5 +142,11 @@ def _found(part: str, prefix: str, keys: Mapping[str, str], shapes: Mapping[str,
     sources: dict[str, Source] = {}
     for name, key in keys.items():
         sources |= sources_of(name, key, shapes[key])
-    is_original = any(sign in f".{name}" for name in keys for sign in ORIGINAL_SIGNS)
-    return Found(part, "original" if is_original else "diffusers", prefix, sources)
+    return Found(part, _layout(keys), prefix, sources)
+
+
+def _layout(names: Iterable[str]) -> str:
+    text = "\n".join(f".{name}" for name in names)
+    if any(sign in text for sign in COMFYUI):
+        return "comfyui"
+    return "original" if any(sign in text for sign in ORIGINAL_SIGNS) else "diffusers"

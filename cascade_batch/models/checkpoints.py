@@ -6,6 +6,7 @@ read, and the tensors are assigned. A missing, unexpected, doubled or mis-shaped
 no weights, is an error that names it. Nothing is ever read by pickle.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +30,13 @@ if TYPE_CHECKING:  # seconds of a start, which pool BA has no use for
     from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-READABLE = ("F32", "F16", "BF16", "F64")
-"""Stored dtypes that hold weights; a float8 file would need the scales it was made with."""
+FLOAT8 = ("F8_E4M3", "F8_E5M2")
+READABLE = ("F32", "F16", "BF16", "F64", *FLOAT8)
+"""Stored dtypes that hold weights; float8 does where no scales lie beside it."""
 
 Network = TypeVar("Network", bound=nn.Module)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,7 @@ def _load(build: Callable[[], Network], stored: StoredPart, dtype: str, device: 
         network = build()
     _check_keys(shapes_of(network), stored.found.shapes, stored.where)
     _check_dtypes(network, stored)
+    _note_float8(stored, dtype)
     tensors = {name: _cast(tensor, dtype, device) for name, tensor in stored.tensors()}
     network.load_state_dict(tensors, strict=True, assign=True)
     return network.eval().requires_grad_(False)
@@ -145,6 +150,15 @@ def _check_dtypes(network: nn.Module, stored: StoredPart) -> None:
                 expected=" or ".join(readable),
                 next_step="fetch the file in float32, bfloat16 or float16",
             )
+
+
+def _note_float8(stored: StoredPart, dtype: str) -> None:
+    kinds = sorted({stored.dtype(name) for name in stored.found.sources} & set(FLOAT8))
+    if kinds:
+        log.warning(
+            "%s is stored as %s and used as %s: what float8 rounded off stays lost; %s",
+            *(stored.found.part, " and ".join(kinds), dtype, stored.where),
+        )
 
 
 def _cast(tensor: torch.Tensor, dtype: str, device: str) -> torch.Tensor:

@@ -5,17 +5,22 @@ very bits, which subtracting would not.
 """
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cascade_batch.errors import WeightsError
+from cascade_batch.layouts import first_keys
+from cascade_batch.layouts.lora_strength import strengths
 from cascade_batch.layouts.loras import EMBEDDINGS, INDICES, Change, changes_of
+from cascade_batch.layouts.shapes import Shapes
+from cascade_batch.models.lora_changes import added
 from cascade_batch.models.stage_c import StageC
 from cascade_batch.models.stored import file_header, shapes_of
 
@@ -32,7 +37,9 @@ class Lora:
     tokens: Mapping[str, str] = field(default_factory=dict)
     """New token -> the word whose row it starts from, in the order of the file's rows."""
     alpha: float | None = None
-    """Of changes that bring none of their own."""
+    """Of changes that bring none of their own, where the user states it."""
+    config: Mapping[str, Any] | None = None
+    """What `adapter_config.json` beside the file holds."""
 
 
 @dataclass
@@ -72,13 +79,13 @@ def merge(
     """
     networks: dict[str, nn.Module] = {"stage_c": stage_c, "text_encoder": tower}
     shapes = {name: shapes_of(network) for name, network in networks.items()}
-    parsed = [changes_of(file_header(lora.path).shapes, shapes, str(lora.path)) for lora in loras]
+    parsed = [_parsed(lora, shapes) for lora in loras]
     merged = MergedLoras(copy.deepcopy(tokenizer), tower)
     try:
         for lora, changes in zip(loras, parsed, strict=True):
             tensors = load_file(lora.path)
-            for change in changes:
-                _merge(change, tensors, lora, networks[change.target], merged)
+            for change, told in changes:
+                _merge(change, told, tensors, lora, networks[change.target], merged)
             if EMBEDDINGS in tensors:
                 _change_tokens(lora, tensors, merged)
     except WeightsError:
@@ -87,15 +94,56 @@ def merge(
     return merged
 
 
+def check_numbers(loras: Sequence[Lora]) -> None:
+    """Raise WeightsError for a LoRA whose tensors hold NaN or infinity, which would blacken every picture."""
+    for lora in loras:
+        bad = [key for key, tensor in load_file(lora.path).items() if not tensor.float().isfinite().all()]
+        if bad:
+            raise WeightsError(
+                "a LoRA's numbers are not finite",
+                where=str(lora.path),
+                got=first_keys(bad),
+                next_step="fetch the file again, or take an earlier state of its training",
+            )
+
+
+def _parsed(lora: Lora, networks: Mapping[str, Shapes]) -> list[tuple[Change, float | None]]:
+    """Every change of a LoRA, and its scale where no tensor tells it."""
+    header, where = file_header(lora.path), str(lora.path)
+    changes = changes_of(header.shapes, networks, where)
+    told = strengths(changes, header.notes, lora.config, lora.alpha, where)
+    return list(zip(changes, told, strict=True))
+
+
 def _merge(
-    change: Change, tensors: Mapping[str, Tensor], lora: Lora, network: nn.Module, merged: MergedLoras
+    change: Change,
+    told: float | None,
+    tensors: Mapping[str, Tensor],
+    lora: Lora,
+    network: nn.Module,
+    merged: MergedLoras,
 ) -> None:
-    alpha = lora.alpha if change.alpha is None else tensors[change.alpha].item()
-    up, down = (tensors[key].float().flatten(1) for key in (change.up, change.down))
-    delta = lora.weight * change.scale(alpha) * (up @ down)
+    parts = {role: tensors[key].float() for role, key in change.keys.items()}
+    scale = _scale(change, told, parts, lora)
     parameters = [network.get_parameter(name) for name in change.weights]
+    base = torch.cat([parameter.float().cpu() for parameter in parameters])
+    delta = added(change, parts, base, scale, lora.weight)
     for parameter, rows in zip(parameters, delta.split([len(p) for p in parameters]), strict=True):
-        merged.change(parameter, rows.view(parameter.shape))
+        merged.change(parameter, rows)
+
+
+def _scale(change: Change, told: float | None, parts: Mapping[str, Tensor], lora: Lora) -> float:
+    """Raises WeightsError where a tensor and an adapter's settings contradict each other."""
+    alpha = parts["alpha"].item() if "alpha" in parts else None
+    own = change.scale(alpha)
+    if told is not None and alpha is not None and not math.isclose(own, told, rel_tol=1e-2):
+        raise WeightsError(
+            "a LoRA's strength is told twice, and not the same",
+            where=str(lora.path),
+            got=f"{own:.6g} by {change.alpha}, {told:.6g} by its settings",
+            next_step="remove the settings that are not this file's",
+        )
+    return own if told is None else told
 
 
 def _change_tokens(lora: Lora, tensors: Mapping[str, Tensor], merged: MergedLoras) -> None:
@@ -118,10 +166,24 @@ def _change_tokens(lora: Lora, tensors: Mapping[str, Tensor], merged: MergedLora
         merged.token_table = rows if merged.token_table is None else merged.token_table
         rows = table.weight = nn.Parameter(torch.cat([rows, *starts]), requires_grad=False)
         merged.tokenizer.add_tokens(list(lora.tokens))
+        _check_ids(lora, new, merged.tokenizer)
     change = torch.zeros_like(rows, dtype=torch.float32)
     for index, delta in zip(indices, deltas, strict=True):
         change[index] += lora.weight * delta
     merged.change(rows, change)
+
+
+def _check_ids(lora: Lora, rows: list[int], tokenizer: "CLIPTokenizer") -> None:
+    """A token's id is its row's number, unless the encoder has rows that its tokenizer has no words for."""
+    ids = tokenizer.convert_tokens_to_ids(list(lora.tokens))
+    if ids != rows:
+        raise WeightsError(
+            "this LoRA's tokens do not fit",
+            where=str(lora.path),
+            got=f"{', '.join(lora.tokens)} as tokens {ids} of the tokenizer",
+            expected=f"{rows}, the rows behind the text encoder's",
+            next_step="name tokens that the tokenizer does not know, and give it the encoder's own tokenizer",
+        )
 
 
 def _row_of(word: str, table: Tensor, tokenizer: "CLIPTokenizer") -> Tensor:

@@ -17,6 +17,7 @@ from cascade_batch.layouts import (
     Found,
     Header,
     Source,
+    check_unscaled,
     first_keys,
     infer_config,
     modern,
@@ -65,7 +66,8 @@ class StoredPart:
 def open_part(files: Sequence[Path], part: str) -> StoredPart:
     """Read the files' headers and find the part in them; the files of a sharded part make one.
 
-    Raises WeightsError for a file that is not whole, a doubled key, a key of no part, and for files without the part.
+    Raises WeightsError for a file that is not whole, quantized weights, a doubled key, a key of no part, and for files
+    without the part.
     """
     where = ", ".join(str(path) for path in files)
     places: dict[str, Path] = {}
@@ -83,6 +85,7 @@ def open_part(files: Sequence[Path], part: str) -> StoredPart:
 
 
 def _found(shapes: Mapping[str, tuple[int, ...]], part: str, where: str) -> Found:
+    check_unscaled(shapes, where)
     held = recognise(shapes, where)
     ours = next((found for found in held if found.part == part), None)
     if ours is None:

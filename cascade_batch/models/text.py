@@ -1,7 +1,8 @@
 """The text states that Stage C and B are conditioned on: a thin wrapper over the CLIP text tower.
 
 Token states are the last layer's output without the final layer norm; the pooled state is the projection of
-the end token after that norm. The attention mask is passed, as it was in training.
+the end token after that norm. The attention mask is passed, as it was in training. Which token is the end is the
+tokenizer's word: configs from before 2023 state another, and a file without one cannot tell it once tokens were added.
 
 Two ways to go beyond that (`texts.TextOptions`), both off by default:
 
@@ -17,7 +18,7 @@ Two ways to go beyond that (`texts.TextOptions`), both off by default:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -118,10 +119,12 @@ class TextEncoder:
 
     def states(self, padded: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Token states (rows, 77, channels) and pooled states (rows, projection channels)."""
-        output = self._tower(
-            padded["input_ids"], attention_mask=padded["attention_mask"], output_hidden_states=True
-        )
-        return output.hidden_states[-1], output.text_embeds
+        ids = padded["input_ids"]
+        output = self._tower(ids, attention_mask=padded["attention_mask"], output_hidden_states=True)
+        end = cast(int, self._tokenizer.eos_token_id)
+        ends = torch.eq(ids, end).int().argmax(dim=-1)  # the first: it may pad, too
+        pooled = output.last_hidden_state[torch.arange(len(ids), device=ids.device), ends]
+        return output.hidden_states[-1], self._tower.text_projection(pooled)
 
     def _window(self, window: _Window) -> tuple[Tensor, Tensor]:
         return self._passed(tuple(window.ids))

@@ -8,7 +8,7 @@ from typing import Any
 from cascade_batch.errors import PromptTableError, SpecError
 from cascade_batch.geometry import check_side
 from cascade_batch.sampling import METHODS, PRESETS, RESULTS
-from cascade_batch.spec.tree import AUTO_BATCH, PROBE_BATCH, DtypeSpec, PoolSpec, SamplerSpec, Spec
+from cascade_batch.spec.tree import AUTO_BATCH, PROBE_BATCH, DtypeSpec, LoraSpec, PoolSpec, SamplerSpec, Spec
 from cascade_batch.texts import LONG_PROMPTS
 from cascade_batch.values import RANGES, shown, text
 
@@ -29,13 +29,12 @@ def check(spec: Spec) -> None:
     for key, value in _texts(asdict(spec), ""):
         _check_text(key, value)
     _check_dtypes(spec.model.dtype)
+    _check_loras(spec.model.loras)
     _choice("log.level", spec.log.level, ("debug", "info", "warning", "error"))
     _choice("log.format", spec.log.format, ("text", "json"))
     _check_sampler(spec.sampler)
     _choice("text.long_prompts", spec.text.long_prompts, LONG_PROMPTS)
     _range("output.png_level", spec.output.png_level, 0, 12)
-    for number, lora in enumerate(spec.model.loras):
-        _range(f"model.loras[{number}].weight", lora.weight, -MOST, MOST)
     _range("seed", spec.seed, *RANGES["seed"])
     for name, pool in (("c", spec.pools.c), ("ba", spec.pools.ba)):
         _check_pool(f"pools.{name}", pool)
@@ -144,6 +143,13 @@ _STAGE_RANGES = {
     "guidance_from": (0, 1),
     "guidance_to": (0, 1),
 }
+
+
+def _check_loras(loras: tuple[LoraSpec, ...]) -> None:
+    for number, lora in enumerate(loras):
+        for name, value in (("weight", lora.weight), ("alpha", lora.alpha)):
+            if value is not None:
+                _range(f"model.loras[{number}].{name}", value, -MOST, MOST)
 
 
 def _check_dtypes(dtype: DtypeSpec) -> None:

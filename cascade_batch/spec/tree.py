@@ -26,8 +26,10 @@ class DtypeSpec:
 @dataclass(frozen=True, kw_only=True)
 class LoraSpec:
     uri: str
-    """A safetensors file, of the official trainer, the community or PEFT."""
+    """A safetensors file, of the official trainer, the community or PEFT, or a folder or repository with one."""
     weight: float = 1.0
+    alpha: float | None = None
+    """Of its training; only for a file that does not tell, such as one of PEFT without its `adapter_config.json`."""
     tokens: dict[str, str] = field(default_factory=dict)
     """New token -> the word it starts from, for a file that brings tokens of its own."""
 

@@ -28,10 +28,11 @@ def fetch(part: Part) -> Path:
     storage = Storage(part.uri)
     if storage.is_local:
         return Path(storage.uri)
-    found = {info.key: info for info in storage.list()}
-    wanted = [found[name] for name in (*part.files, *part.extras) if name in found]
-    if len(wanted) < len(part.files) + len(part.extras):
-        raise WeightsError(f"files of {part.name} have gone", where=part.uri, got=sorted(found))
+    found = {name: storage.info(name) for name in (*part.files, *part.extras)}  # a web server has no listing
+    wanted = [info for info in found.values() if info is not None]
+    if len(wanted) < len(found):
+        gone = [name for name, info in found.items() if info is None]
+        raise WeightsError(f"files of {part.name} have gone", where=part.uri, got=gone)
     folder = _cache() / _fingerprint(part.uri, wanted)
     with _locked(folder):
         if not _is_complete(folder, wanted):

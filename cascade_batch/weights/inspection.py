@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cascade_batch.errors import WeightsError
-from cascade_batch.layouts import Entry, recognise, strangers
+from cascade_batch.layouts import Entry, recognise, scales, strangers
 from cascade_batch.storage import Storage
 from cascade_batch.weights.parts import file_header
 from cascade_batch.weights.single_files import SUFFIX
@@ -43,6 +43,8 @@ class PartReport:
     dtypes: tuple[str, ...]
     strangers: tuple[str, ...]
     """Keys in these files that belong to no part."""
+    scales: tuple[str, ...]
+    """Keys in these files that make them quantized weights, which cannot be read."""
 
     @property
     def published(self) -> str | None:
@@ -79,16 +81,14 @@ def _reports(storage: Storage, files: list[str]) -> Iterable[PartReport]:
         entries |= file_header(storage, file).entries
     shapes = {key: entry.shape for key, entry in entries.items()}
     found = recognise(shapes, storage.url(files[0]))
-    foreign = tuple(strangers(shapes, found))
+    foreign, quantized = tuple(strangers(shapes, found)), tuple(scales(shapes))
     if not found:
-        yield PartReport(
-            "unknown", tuple(files), "", "", _count(entries.values()), _dtypes(entries.values()), foreign
-        )
+        numbers = _count(entries.values()), _dtypes(entries.values())
+        yield PartReport("unknown", tuple(files), "", "", *numbers, foreign, quantized)
     for part in found:
         own = [entries[key] for key in {source.key for source in part.sources.values()}]
-        yield PartReport(
-            part.part, tuple(files), part.layout, part.prefix, _count(own), _dtypes(own), foreign
-        )
+        numbers = _count(own), _dtypes(own)
+        yield PartReport(part.part, tuple(files), part.layout, part.prefix, *numbers, foreign, quantized)
 
 
 def _count(entries: Iterable[Entry]) -> int:

@@ -1,7 +1,7 @@
 """Parts in single safetensors files, as the original release and the community have them, told by their keys."""
 
 from cascade_batch.errors import WeightsError
-from cascade_batch.layouts import recognise
+from cascade_batch.layouts import check_unscaled, recognise
 from cascade_batch.storage import Storage
 from cascade_batch.weights.parts import CONFIG, SUMS, Part, file_header
 
@@ -51,7 +51,11 @@ def find_in_folder(name: str, uri: str, variant: str | None) -> Part | None:
 
 
 def _part(name: str, storage: Storage, file: str) -> Part:
-    """A file under the name that diffusers gives it belongs to the `config.json` beside it."""
+    """A file under the name that diffusers gives it belongs to the `config.json` beside it.
+
+    Raises WeightsError for quantized weights.
+    """
+    check_unscaled(file_header(storage, file).entries, storage.url(file))
     config = (CONFIG,) if file.startswith(DIFFUSERS_STEMS) else ()
     extras = tuple(extra for extra in (*config, SUMS) if storage.exists(extra))
     return Part(name, storage.uri, (file,), extras)

@@ -16,12 +16,23 @@ if TYPE_CHECKING:
 
 
 def weight_digests(model: ModelSpec, extra: Sequence[str] = ()) -> dict[str, str]:
-    """sha256 of every part, and of the optional ones named, fetching what is not on this node yet."""
+    """sha256 of every part, and of the optional ones named, fetching what is not on this node yet.
+
+    Raises WeightsError also for LoRAs whose numbers would spoil every picture.
+    """
     located = weights.locate(model, extra)
     digests = {name: weights.digest(part, weights.fetch(part)) for name, part in located.items()}
     if model.loras:
-        digests[LORAS] = weights.loras_digest(model, weights.locate_loras(model, located))
+        found = weights.locate_loras(model, located)
+        digests[LORAS] = weights.loras_digest(model, found)
+        _check_numbers(local_loras(model, found))
     return digests
+
+
+def _check_numbers(loras: Sequence[Lora]) -> None:
+    from cascade_batch.models.loras import check_numbers  # torch: not for the driver
+
+    check_numbers(loras)
 
 
 def extra_parts(model: ModelSpec, conditions: Collection[str]) -> tuple[str, ...]:
@@ -79,8 +90,8 @@ def local_loras(model: ModelSpec, located: list[weights.Part]) -> list[Lora]:
 
     files = weights.lora_files(located)
     return [
-        Lora(path, lora.weight, lora.tokens, alpha)
-        for (path, alpha), lora in zip(files, model.loras, strict=True)
+        Lora(path, lora.weight, lora.tokens, lora.alpha, config)
+        for (path, config), lora in zip(files, model.loras, strict=True)
     ]
 
 

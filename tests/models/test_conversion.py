@@ -1,5 +1,6 @@
 """The two layouts: there and back byte for byte, for every network, and the same network loaded from either."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cascade_batch.errors import WeightsError
+from cascade_batch.layouts import original_name
 from cascade_batch.models.checkpoints import (
     PartFiles,
     load_stage_a,
@@ -20,7 +22,7 @@ from cascade_batch.models.checkpoints import (
     load_text_encoder,
 )
 from cascade_batch.models.conversion import write_diffusers, write_original
-from tests.layouts.published import CONFIGS, original_weights, part_of, small_weights
+from tests.layouts.published import CONFIGS, Tensors, original_weights, part_of, small_weights
 
 LOAD: Mapping[str, Callable[..., nn.Module]] = {
     "stage_c": load_stage_c, "stage_b": load_stage_b, "stage_a": load_stage_a, "text_encoder": load_text_encoder,
@@ -106,9 +108,58 @@ def test_every_part_of_a_community_file_loads(tmp_path: Path) -> None:
         load_stage_b(None, [path], "float32", "cpu")
 
 
-def test_a_dtype_that_holds_no_weights_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e8m0fnu])
+def test_a_dtype_that_holds_no_weights_is_refused(tmp_path: Path, dtype: torch.dtype) -> None:
     tensors = small_weights("stage_b")
-    tensors["clf.1.bias"] = tensors["clf.1.bias"].to(torch.float8_e4m3fn)
+    tensors["clf.1.bias"] = torch.ones_like(tensors["clf.1.bias"]).to(dtype)
     save_file(tensors, tmp_path / "b.safetensors")
-    with pytest.raises(WeightsError, match=r"clf\.1\.bias in F8_E4M3"):
+    with pytest.raises(WeightsError, match=r"clf\.1\.bias in (I8|F8_E8M0)"):
         load_stage_b(None, [tmp_path / "b.safetensors"], "float32", "cpu")
+
+
+def by_comfyui(tensors: Tensors, part: str, dtype: torch.dtype = torch.float32) -> Tensors:
+    """As ComfyUI saves a network: the original names, but queries, keys and values apart; matrices in `dtype`."""
+    saved = {}
+    for key, tensor in tensors.items():
+        name, third = original_name(key, part)
+        name = name if third is None else name.replace("in_proj_", f"to_{'qkv'[third]}.")
+        saved[f"model.diffusion_model.{name}"] = tensor.to(dtype) if tensor.ndim > 1 else tensor
+    return saved
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("part", ["stage_c", "stage_b"])
+def test_what_comfyui_saved(
+    tmp_path: Path,
+    part: str,
+    dtype: torch.dtype,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    saved, path = by_comfyui(small_weights(part), part, dtype), tmp_path / "comfyui.safetensors"
+    assert any(".attention.attn.to_q.weight" in key for key in saved)
+    save_file(saved, path)
+    caplog.set_level("WARNING", "cascade_batch")
+    monkeypatch.setattr(logging.getLogger("cascade_batch"), "propagate", True)
+    loaded = LOAD[part](None, [path], "float32", "cpu").state_dict()
+    assert ("float8 rounded off" in caplog.text) == (dtype != torch.float32)
+    for key, tensor in small_weights(part).items():
+        assert torch.equal(loaded[key], tensor.to(dtype).float() if tensor.ndim > 1 else tensor)
+    there, back = tmp_path / "there" / "diffusion_pytorch_model.safetensors", tmp_path / "back.safetensors"
+    write_diffusers(part, PartFiles(None, tmp_path, (path,)), there)
+    theirs = StableCascadeUNet.from_pretrained(there.parent).state_dict()
+    assert all(torch.equal(theirs[key].float(), loaded[key]) for key in loaded)
+    write_original(part, PartFiles(None, tmp_path, (path,)), back)
+    again = load_file(back)
+    assert again.keys() == original_weights(small_weights(part), part).keys()
+    assert {tensor.dtype for tensor in again.values()} == {torch.float32, dtype}
+
+
+@pytest.mark.parametrize(
+    "scales", ["scaled_fp8", "clf.1.scale_weight", "clf.1.scale_input", "clf.1.weight_scale", "clf.1.comfy_quant"]
+)  # fmt: skip
+def test_quantized_weights_are_refused_by_name(tmp_path: Path, scales: str) -> None:
+    saved = by_comfyui(small_weights("stage_c"), "stage_c", torch.float8_e4m3fn)
+    save_file({**saved, f"model.diffusion_model.{scales}": torch.ones(2)}, tmp_path / "c.safetensors")
+    with pytest.raises(WeightsError, match=rf"(?s)cannot be read.*model\.diffusion_model\.{scales}"):
+        load_stage_c(None, [tmp_path / "c.safetensors"], "float32", "cpu")

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from cascade_batch.cli import main
@@ -78,6 +80,49 @@ def test_a_run_from_converted_weights_has_the_same_pictures(tmp_path: Path) -> N
     for name, flags in (("a", [f"--model={original}"]), ("b", [f"--model={back}"]), ("c", mixed)):
         assert render(prompts, str(tmp_path / name), *flags) == 0, flags
         assert pixels(tmp_path / name) == pictures
+
+
+def as_comfyui(folder: Path, dtype: torch.dtype, extra: dict[str, torch.Tensor]) -> tuple[Path, Path]:
+    """Stage C of `tiny` as ComfyUI saves it, its matrices in `dtype`; and the same numbers as the original release."""
+    assert main(["model", "convert", "tiny", str(folder / "original"), "--to", "original"]) == 0
+    original = folder / "original" / "stage_c.safetensors"
+    with safe_open(original, "pt") as file:
+        notes, saved = file.metadata(), {}
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    rounded = {key: t.to(dtype) if t.ndim > 1 else t for key, t in tensors.items()}
+    for key, tensor in rounded.items():
+        before, joined, kind = key.partition("in_proj_")
+        for name, part in zip(("to_q.", "to_k.", "to_v."), tensor.chunk(3), strict=False):
+            saved[
+                f"model.diffusion_model.{before}{name}{kind}" if joined else f"model.diffusion_model.{key}"
+            ] = part.clone() if joined else tensor
+    path = folder / "comfyui.safetensors"
+    save_file({**saved, **extra}, path, metadata=notes)
+    save_file({key: tensor.float() for key, tensor in rounded.items()}, original, metadata=notes)
+    return path, original
+
+
+def test_a_float8_checkpoint_that_comfyui_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, original = as_comfyui(tmp_path, torch.float8_e4m3fn, {})
+    assert main(["model", "inspect", str(path)]) == 0
+    assert (
+        "parameters, F32/F8_E4M3, comfyui layout, behind 'model.diffusion_model.'" in capsys.readouterr().out
+    )
+    prompts = write_prompts(tmp_path, 1)
+    for name, stage_c in (("a", path), ("b", original)):
+        assert render(prompts, str(tmp_path / name), f"--stage-c={stage_c}") == 0
+    assert pixels(tmp_path / "a") == pixels(tmp_path / "b")
+
+
+def test_scaled_float8_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scale = {"model.diffusion_model.clf.1.scale_weight": torch.ones(1)}
+    path, _ = as_comfyui(tmp_path, torch.float8_e4m3fn, scale)
+    assert main(["model", "inspect", str(path)]) == 0
+    assert "quantized, cannot be read: model.diffusion_model.clf.1.scale_weight" in capsys.readouterr().out
+    assert render(write_prompts(tmp_path, 1), str(tmp_path / "run"), f"--stage-c={path}") == 2
+    assert "scaled float8 weights cannot be read" in capsys.readouterr().err
+    assert main(["model", "convert", str(path), str(tmp_path / "out"), "--to", "diffusers"]) == 2
+    assert "scaled float8 weights cannot be read" in capsys.readouterr().err
 
 
 def pixels(run: Path) -> dict[str, bytes]:

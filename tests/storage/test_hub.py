@@ -1,5 +1,6 @@
 """Models by their hub id: the same parts as on disk, nothing unasked, and one clear error for what goes wrong."""
 
+import json
 import logging
 import os
 import pty
@@ -11,12 +12,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save
 
 from cascade_batch.errors import CascadeError, StorageError, WeightsError
 from cascade_batch.spec import LoraSpec, ModelSpec
 from cascade_batch.storage import Storage, hub
 from cascade_batch.weights import EMBEDDED, PARTS, digest, fetch, locate, locate_loras, progress
-from cascade_batch.workers.parts import load_parts, weight_digests
+from cascade_batch.workers.parts import load_parts, local_loras, weight_digests
 from tests.patience import PATIENCE_S
 from tests.servers import free_ports
 from tests.storage.hub import TOKEN, Hub
@@ -106,6 +109,24 @@ def test_a_lora_of_a_hub_repository_is_found(server: Hub) -> None:
     model = ModelSpec(name=MODEL, loras=(LoraSpec(uri="hf://someone/lora/x.safetensors"),))
     with pytest.raises(WeightsError, match=r"hf://someone/lora/x\.safetensors"):
         locate_loras(model, locate(model))
+
+
+def test_a_peft_repository_brings_its_config_along(server: Hub, tmp_path: Path) -> None:
+    tensors = {
+        "base_model.model.clf.1.lora_A.weight": torch.ones(2, 40, 1, 1),
+        "base_model.model.clf.1.lora_B.weight": torch.ones(16, 2, 1, 1),
+    }
+    weights, found = save(tensors), {}
+    for alpha in (2, 4):
+        config = json.dumps({"r": 2, "lora_alpha": alpha}).encode()
+        files = {"adapter_model.safetensors": weights, "adapter_config.json": config, "README.md": b""}
+        server.repositories["someone/lora"] = {"main": files}
+        hub.snapshot.cache_clear()
+        model = ModelSpec(name="tiny", loras=(LoraSpec(uri="someone/lora"),))
+        (lora,) = local_loras(model, locate_loras(model, locate(model)))
+        assert (lora.path.read_bytes(), lora.config) == (weights, {"r": 2, "lora_alpha": alpha})
+        found[alpha] = weight_digests(model)["loras"]
+    assert found[2] != found[4]
 
 
 def test_damaged_weights_are_refused_by_the_hub_s_digest(server: Hub) -> None:

@@ -39,7 +39,7 @@ def stem_of(name: str) -> str:
 
 
 def folder_part(name: str, storage: Storage, variant: str | None) -> Part:
-    """The part in its folder. Raises WeightsError if the folder has no weights, or several and none that was asked for."""
+    """The part in its folder. Raises WeightsError for a folder without weights, or with several and none asked for."""
     names = {info.key for info in storage.list()}
     if name == "tokenizer":
         return Part(name, storage.uri, (), tuple(f for f in (*TOKENIZER_FILES, SUMS) if f in names))
@@ -55,7 +55,7 @@ def folder_part(name: str, storage: Storage, variant: str | None) -> Part:
         )
     file = stored[chosen_variant(stored, variant, storage.uri, name)]
     index = (file,) if file.endswith(".json") else ()
-    files = _shard_files(storage, names, file) if index else (file,)
+    files = shard_files(storage, names, file) if index else (file,)
     return Part(name, storage.uri, files, (CONFIG, *index, *({SUMS} & names)))
 
 
@@ -71,7 +71,8 @@ def _variants(names: set[str], stem: str) -> dict[str | None, str]:
     return found
 
 
-def _shard_files(storage: Storage, names: set[str], index: str) -> tuple[str, ...]:
+def shard_files(storage: Storage, names: set[str], index: str) -> tuple[str, ...]:
+    """The files that a shard index names. Raises WeightsError for one that is not in its folder."""
     content = read_json(storage, index).get("weight_map")
     files = {str(file) for file in content.values()} if isinstance(content, dict) else set()
     strange = sorted(file for file in files if file not in names or not file.endswith(".safetensors"))

@@ -91,7 +91,7 @@ def _check(storage: Storage, key: str, accepted: Accepted) -> None:
     if not storage.exists(key):
         return
     for name, value in read_json(storage, key).items():
-        if value is None or name not in accepted and (name.startswith("_") or _is_component(key, value)):
+        if value is None or (name not in accepted and (name.startswith("_") or _is_component(key, value))):
             continue
         if not any(_same(value, one) for one in accepted.get(name, ())):
             raise WeightsError(

@@ -1,9 +1,9 @@
 """Variants: the same weights in other numbers, told by file names such as `diffusion_pytorch_model.bf16.safetensors`.
 
 Repositories are not even: the official ones have bfloat16 of the networks, and people keep only that beside a Stage A
-in float32. So a variant is a wish, part by part. Asked for none, a part takes its plain weights, else the only ones that
-are there; asked for one that it lacks, it takes what it would take unasked, with a note. `locate` refuses a variant
-that no part has.
+in float32. So a variant is a wish, part by part. Asked for none, a part takes its plain weights, else the only ones
+there; asked for one that it lacks, it takes what it would take unasked, with a note. `locate` refuses a variant that no
+part has.
 """
 
 import logging

@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 
 from cascade_batch.weights import EMBEDDED

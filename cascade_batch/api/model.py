@@ -55,6 +55,8 @@ class Cascade:
     ) -> "Cascade":
         """A model by the name, folder, file or URL that the command line takes; weights are read at first use.
 
+        One published repository is enough for its half: `prior` alone, or `decode` alone, without Stage C in memory.
+
         Args:
             device: such as "cpu" or "cuda:1"; "auto" takes the accelerator if there is one.
             sampler: a preset, or a tree of the spec's `sampler` keys.
@@ -193,7 +195,7 @@ class Cascade:
         seeds, generators = args.drawn_by(generator, seed, count)
         scale = self.sampling.decoder_guidance_scale if guidance_scale is None else guidance_scale
         pooled, negative = pooled_of(
-            lambda texts: self._stages.prior().pooled(texts),
+            self._stages.pooled,
             (prompt, prompt_embeds, prompt_embeds_pooled),
             (negative_prompt, negative_prompt_embeds, negative_prompt_embeds_pooled),
             count,
@@ -251,6 +253,7 @@ class Cascade:
         `seed` begins each stage anew, as rows of a prompt table do.
         """
         check_type(output_type, IMAGE_TYPES)
+        self._stages.check_whole()
         if seed is None and generator is None:
             count = len(args.prompts_of(prompt, conditions.get("prompt_embeds")))
             seed = args.drawn_by(None, None, count * conditions.get("num_images_per_prompt", 1))[0]

@@ -1,5 +1,6 @@
 """What can be told of a `config.json` before a network is built from it: types of its values, and sane counts."""
 
+import reprlib
 import types
 from collections.abc import Mapping
 from typing import Any, Union, get_args, get_origin
@@ -55,7 +56,7 @@ def check_types(config: Mapping[str, Any], kinds: Mapping[str, Any], where: str)
             raise WeightsError(
                 f"{name} in a network's config is no value of its kind",
                 where=where,
-                got=repr(value)[:200],
+                got=reprlib.repr(value),
                 expected=getattr(kind, "__name__", str(kind)),
             )
 
@@ -69,7 +70,7 @@ def check_counts(config: Mapping[str, Any], keys: int, where: str) -> None:
             raise WeightsError(
                 f"{name} in a network's config does not fit its weights",
                 where=where,
-                got=repr(value)[:200],
+                got=reprlib.repr(value),
                 expected=f"at most the {keys} keys that are stored",
             )
 

@@ -27,18 +27,26 @@ def locate(model: ModelSpec, optional: Collection[str] = ()) -> dict[str, Part]:
     set, a variant that no part has, or a setting beside the weights that is not implemented; StorageError where a
     store or the hub refuses.
     """
+    names = (*PARTS, *(name for name in OPTIONAL if name in optional))
+    parts = locate_some(model, names)
+    for name in names:
+        if name not in parts:
+            raise missing_part(model, name)
+    return parts
+
+
+def locate_some(model: ModelSpec, names: Collection[str]) -> dict[str, Part]:
+    """Those of the named parts that the model has. Raises as `locate` does, but for a part that is in no place."""
     root = model_root(model.name)
-    parts = {}
-    for name in (*PARTS, *(name for name in OPTIONAL if name in optional)):
-        override = hub_url((getattr(model, name) or "").rstrip("/"))
-        part = find(name, override, root, model.variant)
-        if part is None:
-            base = override if override and "/" in override else root
-            raise _missing_part(name, base, _places(name, override, root))
-        parts[name] = part
+    found = {name: find(name, _override(model, name), root, model.variant) for name in names}
+    parts = {name: part for name, part in found.items() if part is not None}
     check_variant(parts, model.variant)
     check_settings(parts)
     return parts
+
+
+def _override(model: ModelSpec, name: str) -> str:
+    return hub_url((getattr(model, name) or "").rstrip("/"))
 
 
 def check_variant(parts: Mapping[str, Part], variant: str | None) -> None:
@@ -113,7 +121,11 @@ def _folders(name: str) -> list[str]:
     return [SUBFOLDERS[name], *([COMBINED[name]] if name in COMBINED else [])]
 
 
-def _missing_part(name: str, root: str, tried: list[str]) -> WeightsError:
+def missing_part(model: ModelSpec, name: str) -> WeightsError:
+    """Where the part was looked for, what is there, and how to name another place."""
+    override, root = _override(model, name), model_root(model.name)
+    tried = _places(name, override, root)
+    root = override if override and "/" in override else root
     is_file = root.endswith(SUFFIX)
     there = [] if is_file else sorted({info.key.split("/")[0] for info in Storage(root).list()})
     single = "" if name == "tokenizer" else ", or a safetensors file that holds it"

@@ -6,6 +6,7 @@ that begin with `_` say who wrote a file.
 """
 
 import math
+import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -97,7 +98,7 @@ def _check(storage: Storage, key: str, accepted: Accepted) -> None:
             raise WeightsError(
                 f"the setting {name} is not implemented" + (" with this value" if name in accepted else ""),
                 where=storage.url(key),
-                got=f"{name} = {value!r}",
+                got=f"{name} = {reprlib.repr(value)}",
                 expected=" or ".join(repr(one) for one in accepted.get(name, ())) or "no such setting",
                 next_step="pictures would differ from those of its author; use weights made for the published value",
             )

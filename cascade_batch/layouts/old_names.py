@@ -43,7 +43,10 @@ def modern(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             renamed |= _modern(key, value)
         except (TypeError, ValueError, KeyError) as error:
             raise WeightsError(
-                "a network's config cannot be read", where=where, got=f"{key}: {reprlib.repr(value)}", expected=str(error)
+                "a network's config cannot be read",
+                where=where,
+                got=f"{key}: {reprlib.repr(value)}",
+                expected=str(error),
             ) from None
     return renamed
 

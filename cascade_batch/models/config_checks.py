@@ -1,5 +1,6 @@
 """What can be told of a `config.json` before a network is built from it: types of its values, and sane counts."""
 
+import math
 import reprlib
 import types
 from collections.abc import Mapping
@@ -42,7 +43,7 @@ def fits(value: Any, kind: Any) -> bool:
     if kind is None or kind is types.NoneType:
         return value is None
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return type(value) is kind
 
 

@@ -4,6 +4,8 @@ Which one is taken, and where a part does without the variant that was asked for
 index wins over a single file, as in diffusers.
 """
 
+import reprlib
+
 from cascade_batch.errors import WeightsError
 from cascade_batch.storage import Storage
 from cascade_batch.weights.parts import CONFIG, SUMS, Part, read_json
@@ -80,7 +82,7 @@ def shard_files(storage: Storage, names: set[str], index: str) -> tuple[str, ...
         raise WeightsError(
             "the shard index does not fit its folder",
             where=storage.url(index),
-            got=strange or content,
+            got=reprlib.repr(strange or content),
             expected=f"safetensors files among {sorted(names)}",
             next_step="copy the missing files, or the whole folder again",
         )

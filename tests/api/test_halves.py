@@ -32,13 +32,17 @@ def test_each_half_does_what_the_whole_does(prior_folder: Path, decoder_folder: 
     assert prior._stages.loaded == {"prior"}
     given = (embeddings.image_embeddings, "a cat")
     pictures = [
-        model.decode(*given, **STEPS, guidance_scale=2.0, negative_prompt="a dog", seed=2, output_type="np").images
+        model.decode(
+            *given, **STEPS, guidance_scale=2.0, negative_prompt="a dog", seed=2, output_type="np"
+        ).images
         for model in (decoder, whole)
     ]
     assert np.array_equal(*pictures)
     assert decoder._stages.loaded == whole._stages.loaded == {"decoder"}, "Stage C is in nobody's memory"
     whole.prior("a cat", **SIZE, **STEPS, seed=1)
-    again = whole.decode(*given, **STEPS, guidance_scale=2.0, negative_prompt="a dog", seed=2, output_type="np")
+    again = whole.decode(
+        *given, **STEPS, guidance_scale=2.0, negative_prompt="a dog", seed=2, output_type="np"
+    )
     assert np.array_equal(again.images, pictures[0])
 
 
@@ -47,7 +51,10 @@ def test_what_half_a_model_lacks_is_named(prior_folder: Path, decoder_folder: Pa
     for call in (lambda: decoder.prior("a cat", **SIZE), lambda: decoder.render("a cat", **SIZE)):
         with pytest.raises(WeightsError, match="the model has no stage_c"):
             call()
-    for call in (lambda: prior.decode(torch.zeros(1, 16, 6, 6), "a cat"), lambda: prior.render("a cat", **SIZE)):
+    for call in (
+        lambda: prior.decode(torch.zeros(1, 16, 6, 6), "a cat"),
+        lambda: prior.render("a cat", **SIZE),
+    ):
         with pytest.raises(WeightsError, match="the model has no stage_b"):
             call()
     assert not prior._stages.loaded - {"prior"}

@@ -53,6 +53,15 @@ from cascade_batch.models.text import TextEncoder, TextStates
 from cascade_batch.texts import PUBLISHED, TextOptions
 
 
+def load_text(
+    parts: Mapping[str, PartFiles], dtype: str, device: str, options: TextOptions = PUBLISHED
+) -> TextEncoder:
+    """From the parts "text_encoder" and "tokenizer". Raises WeightsError."""
+    files = parts["text_encoder"]
+    tower = load_text_encoder(files.config, files.files, dtype, device)
+    return TextEncoder(tower, load_tokenizer(parts["tokenizer"].folder), options)
+
+
 class Prior:
     """Text encoder and Stage C."""
 

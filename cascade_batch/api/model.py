@@ -53,6 +53,8 @@ class Cascade:
     ) -> "Cascade":
         """A model by the name, folder, file or URL that the command line takes; weights are read at first use.
 
+        One published repository is enough for its half: `prior` alone, or `decode` alone, without Stage C in memory.
+
         Args:
             device: such as "cpu", "cuda:1" or a `torch.device`; "auto" takes the accelerator if there is one.
             sampler: a preset, or a tree of the spec's `sampler` keys.
@@ -215,7 +217,7 @@ class Cascade:
         seeds, generators = scalars.drawn_by(generator, seed, count)
         noise, times = scalars.numbers_of("latents", latents, (4,)), scalars.times_of(timesteps)
         pooled, negative = pooled_of(
-            lambda texts: self._stages.prior().pooled(texts),
+            self._stages.pooled,
             (prompt, prompt_embeds, prompt_embeds_pooled),
             (negative_prompt, negative_prompt_embeds, negative_prompt_embeds_pooled),
             len(embeddings),
@@ -290,6 +292,7 @@ class Cascade:
             SpecError: as both do, and before the first begins.
         """
         check_type(output_type, IMAGE_TYPES)
+        self._stages.check_whole()
         on_step_of(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
         height, width = scalars.sides_of(height, width)
         prompts = scalars.prompts_of(prompt, prompt_embeds)

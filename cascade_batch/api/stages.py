@@ -1,28 +1,36 @@
 """The stages of a model in this process: loaded at first use, both at once or one at a time."""
 
+from collections.abc import Iterable
+
+import numpy as np
 import torch
 
 from cascade_batch import weights
-from cascade_batch.cascade import Decoder, Prior
+from cascade_batch.cascade import Decoder, Prior, load_text
+from cascade_batch.models.checkpoints import PartFiles
+from cascade_batch.models.text import TextEncoder
 from cascade_batch.spec import Spec, text_options_of
 from cascade_batch.stage_keys import STAGE_BA_PARTS, STAGE_C_PARTS
-from cascade_batch.weights import OPTIONAL
+from cascade_batch.weights import OPTIONAL, PARTS
 from cascade_batch.workers.parts import local_files, local_loras
 
 
 class Stages:
-    """Optional parts are those that the spec names, and those that lie in the model's own folder."""
+    """Half a model is enough for its half: the parts of one stage. Optional parts are those that the model has."""
 
     def __init__(self, spec: Spec, device: str, low_memory: bool) -> None:
-        """Finds every part. Raises WeightsError for one that is not there."""
-        model, root = spec.model, weights.model_root(spec.model.name)
-        optional = [
-            name for name in OPTIONAL if weights.find(name, getattr(model, name), root, model.variant)
-        ]
-        named = [name for name in OPTIONAL if getattr(model, name)]
-        self._located = weights.locate(model, {*optional, *named})
-        self._loras = weights.locate_loras(model, self._located)
+        """Finds every part. Raises WeightsError for one that is named and not there, and for less than a stage."""
         self._spec, self._device, self._low_memory = spec, device, low_memory
+        self._located = weights.locate_some(spec.model, (*PARTS, *OPTIONAL))
+        named = [name for name in (*PARTS, *OPTIONAL) if getattr(spec.model, name)]
+        stages = (STAGE_C_PARTS, STAGE_BA_PARTS)
+        least = min(stages, key=lambda names: sum(name not in self._located for name in names))
+        self._check(named)
+        self._check(least)
+        if spec.model.loras:
+            self._check(STAGE_C_PARTS)
+        self._loras = weights.locate_loras(spec.model, self._located)
+        self._text: TextEncoder | None = None
         self._prior: Prior | None = None
         self._decoder: Decoder | None = None
 
@@ -31,22 +39,48 @@ class Stages:
         """Which of "prior" and "decoder" are in memory."""
         return {name for name, stage in (("prior", self._prior), ("decoder", self._decoder)) if stage}
 
+    def check_whole(self) -> None:
+        """Raise WeightsError for half a model."""
+        self._check((*STAGE_C_PARTS, *STAGE_BA_PARTS))
+
     def prior(self) -> Prior:
+        """Raises WeightsError for a model without Stage C or its text encoder."""
         if self._prior is None:
+            parts = self._files(STAGE_C_PARTS, OPTIONAL)
             self._make_room()
-            names = [*STAGE_C_PARTS, *(name for name in OPTIONAL if name in self._located)]
-            parts = {name: local_files(self._located[name]) for name in names}
             loras = local_loras(self._spec.model, self._loras)
             dtype, options = self._dtype(self._spec.model.dtype.c), text_options_of(self._spec.text)
-            self._prior = Prior.load(parts, dtype, self._device, loras, options)
+            self._prior, self._text = Prior.load(parts, dtype, self._device, loras, options), None
         return self._prior
 
     def decoder(self) -> Decoder:
+        """Raises WeightsError for a model without Stage B or A."""
         if self._decoder is None:
+            parts = self._files(STAGE_BA_PARTS)
             self._make_room()
-            parts = {name: local_files(self._located[name]) for name in STAGE_BA_PARTS}
             self._decoder = Decoder.load(parts, self._dtype(self._spec.model.dtype.ba), self._device)
         return self._decoder
+
+    def pooled(self, texts: list[str]) -> np.ndarray:
+        """Pooled states (texts, channels) float32 for Stage B, without Stage C in memory unless LoRAs want merging."""
+        if self._prior is not None or self._loras:
+            return self.prior().pooled(texts)
+        if self._text is None:
+            parts, dtype = self._files(("text_encoder", "tokenizer")), self._dtype(self._spec.model.dtype.c)
+            self._text = load_text(parts, dtype, self._device, text_options_of(self._spec.text))
+        with torch.inference_mode():
+            return self._text.encode(texts).pooled.float().cpu().numpy()
+
+    def _files(self, names: Iterable[str], optional: Iterable[str] = ()) -> dict[str, PartFiles]:
+        names = tuple(names)
+        self._check(names)
+        wanted = [*names, *(name for name in optional if name in self._located)]
+        return {name: local_files(self._located[name]) for name in wanted}
+
+    def _check(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self._located:
+                raise weights.missing_part(self._spec.model, name)
 
     def _make_room(self) -> None:
         """In low memory, drop the other stage before one is loaded."""

@@ -6,6 +6,7 @@ this project writes note their config, so that a network which differs in these 
 """
 
 import json
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +37,7 @@ def infer_config(part: str, shapes: Shapes, notes: Mapping[str, str], where: str
         return _noted(note, where)
     try:
         return _INFER[part](shapes)
-    except (KeyError, IndexError, ValueError, StopIteration) as error:
+    except (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError, StopIteration) as error:
         raise WeightsError(
             f"the keys do not tell what {part} this is",
             where=where,
@@ -47,9 +48,12 @@ def infer_config(part: str, shapes: Shapes, notes: Mapping[str, str], where: str
 
 def _noted(note: str, where: str) -> dict[str, Any]:
     try:
-        return dict(json.loads(note))
-    except (ValueError, TypeError) as error:
+        config = json.loads(note)
+    except (ValueError, RecursionError) as error:
         raise WeightsError("the config noted in the file cannot be read", where=where, got=error) from None
+    if not isinstance(config, dict):
+        raise WeightsError("the config noted in the file is no object", where=where, got=reprlib.repr(config))
+    return config
 
 
 def _stage_c(shapes: Shapes) -> dict[str, Any]:
@@ -104,6 +108,8 @@ def _levels(shapes: Shapes, blocks: str) -> list[list[str]]:
         for ending, kind in KINDS.items():
             if key.startswith(blocks) and key.endswith("." + ending):
                 level, number = (int(text) for text in key.split(".")[1:3])
+                if max(level, number) > len(shapes):
+                    raise ValueError(f"level, {key} is beyond all keys")
                 levels += [{} for _ in range(level + 1 - len(levels))]
                 levels[level][number] = kind
     return [[level[number] for number in range(len(level))] for level in levels]

@@ -7,6 +7,7 @@ size, so that a cut or scribbled file is found before anything is built on it.
 
 import json
 import math
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +16,8 @@ from cascade_batch.errors import WeightsError
 
 MAX_HEADER = 100 * 1024 * 1024
 """As safetensors itself has it."""
+MOST_AXES, LARGEST = 64, 2**63
+"""What torch can hold; safetensors counts as far."""
 DTYPE_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
     "F8_E4M3": 1, "F8_E5M2": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1, "F8_E8M0": 1, "U16": 2, "U32": 4, "U64": 8,
@@ -68,7 +71,7 @@ def read_header(read: ReadRange, size: int, where: str) -> Header:
     content = _json_object(read(8, 8 + length), where)
     notes = content.pop("__metadata__", {})
     if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
-        raise _broken(where, f"notes that are no texts: {notes}")
+        raise _broken(where, f"notes that are no texts: {reprlib.repr(notes)}")
     entries = {name: _entry(name, entry, where) for name, entry in content.items()}
     _check_offsets(content, size - 8 - length, where)
     return Header(entries, notes)
@@ -83,22 +86,30 @@ def _json_object(data: bytes, where: str) -> dict:
         return dict(pairs)
 
     try:
-        content = json.loads(data, object_pairs_hook=once)
+        text = data.decode("utf-8")
+        content = json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise _broken(where, f"a header that is no JSON: {error}") from None
     if not isinstance(content, dict):
         raise _broken(where, "a header that is no JSON object")
+    if not text.startswith("{"):
+        raise _broken(where, f"a header that begins with {text[0]!r}")
+    for name in content:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise _broken(where, f"a name that is no text: {name!a}") from None
     return content
 
 
 def _entry(name: str, entry: object, where: str) -> Entry:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise _broken(where, f"{name}: {entry}")
+        raise _broken(where, f"{name}: {reprlib.repr(entry)}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if dtype not in DTYPE_BYTES:
-        raise _broken(where, f"{name} of dtype {dtype!r}")
-    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
-        raise _broken(where, f"{name} of shape {shape} at {offsets}")
+    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
+        raise _broken(where, f"{name} of dtype {reprlib.repr(dtype)}")
+    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2 or len(shape) > MOST_AXES:
+        raise _broken(where, f"{name} of shape {reprlib.repr(shape)} at {reprlib.repr(offsets)}")
     nbytes = math.prod(shape) * DTYPE_BYTES[dtype]
     if offsets[1] - offsets[0] != nbytes:
         raise _broken(
@@ -108,7 +119,7 @@ def _entry(name: str, entry: object, where: str) -> Entry:
 
 
 def _are_sizes(values: object) -> bool:
-    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < LARGEST for value in values)
 
 
 def _check_offsets(content: dict, data_bytes: int, where: str) -> None:

@@ -1,5 +1,6 @@
 """`config.json` files from before March 2024, which name a network's fields as the original release does."""
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,7 +43,10 @@ def modern(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             renamed |= _modern(key, value)
         except (TypeError, ValueError, KeyError) as error:
             raise WeightsError(
-                "a network's config cannot be read", where=where, got=f"{key}: {value}", expected=str(error)
+                "a network's config cannot be read",
+                where=where,
+                got=f"{key}: {reprlib.repr(value)}",
+                expected=str(error),
             ) from None
     return renamed
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cascade_batch.errors import WeightsError
 from cascade_batch.models.kernels import (
     add_linear,
     attention,
@@ -203,6 +204,10 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
+        if heads < 1 or channels % heads:
+            raise WeightsError(
+                "attention heads do not divide its channels", got=heads, expected=f"{channels} / n"
+            )
         self.heads = heads
         self.to_q = nn.Linear(channels, channels)
         self.to_k = nn.Linear(channels, channels)

@@ -17,6 +17,7 @@ from torch import nn
 
 from cascade_batch.errors import WeightsError
 from cascade_batch.models.config import parse_controlnet, parse_effnet, parse_stage_a, parse_unet
+from cascade_batch.models.config_checks import check_counts, clip_config
 from cascade_batch.models.controlnet import ControlNet
 from cascade_batch.models.effnet import EffnetEncoder
 from cascade_batch.models.image_encoder import ImageEncoder, build_image_tower, restore_positions
@@ -49,6 +50,25 @@ class PartFiles:
     files: tuple[Path, ...]
 
 
+@dataclass(frozen=True)
+class Outline:
+    """A network on the meta device, without weights, and the stored part that fits it."""
+
+    network: nn.Module
+    stored: StoredPart
+
+
+def outline(part: str, config: dict | None, files: Sequence[Path]) -> Outline:
+    """A part's network, built and compared with its files' headers. Raises WeightsError for files that do not fit."""
+    stored = open_part(files, part)
+    settings = stored.config(config)
+    check_counts(settings, len(stored.entries), stored.where)
+    network = _built(_BUILD[part], settings, stored.where)
+    _check_keys(shapes_of(network), stored.found.shapes, stored.where)
+    _check_dtypes(network, stored)
+    return Outline(network, stored)
+
+
 def load_stage_c(config: dict | None, files: Sequence[Path], dtype: str, device: str) -> StageC:
     """Stage C in float32 or bfloat16. Raises WeightsError for float16 and for files that do not fit."""
     if dtype == "float16":
@@ -58,57 +78,47 @@ def load_stage_c(config: dict | None, files: Sequence[Path], dtype: str, device:
             expected="bfloat16 or float32",
             next_step="its hidden states overflow float16 and images turn black; use bfloat16",
         )
-    stored = open_part(files, "stage_c")
-    parsed = parse_unet(stored.config(config), stored.where)
-    return _load(lambda: StageC(parsed), stored, dtype, device)
+    return _load(StageC, outline("stage_c", config, files), dtype, device)
 
 
 def load_stage_b(config: dict | None, files: Sequence[Path], dtype: str, device: str) -> StageB:
     """Stage B in any of the three dtypes. Raises WeightsError for files that do not fit."""
-    stored = open_part(files, "stage_b")
-    parsed = parse_unet(stored.config(config), stored.where)
-    return _load(lambda: StageB(parsed), stored, dtype, device)
+    return _load(StageB, outline("stage_b", config, files), dtype, device)
 
 
 def load_stage_a(config: dict | None, files: Sequence[Path], dtype: str, device: str) -> StageA:
     """Stage A in any of the three dtypes. Raises WeightsError for files that do not fit."""
-    stored = open_part(files, "stage_a")
-    parsed = parse_stage_a(stored.config(config), stored.where)
-    return _load(lambda: StageA(parsed), stored, dtype, device)
+    return _load(StageA, outline("stage_a", config, files), dtype, device)
 
 
 def load_text_encoder(
     config: dict | None, files: Sequence[Path], dtype: str, device: str
 ) -> "CLIPTextModelWithProjection":
     """The CLIP text tower with projection. Raises WeightsError for files that do not fit."""
-    stored = open_part(files, "text_encoder")
-    parsed = stored.config(config)
-    tower = _load(lambda: build_text_tower(parsed), stored, dtype, device)
+    from transformers import CLIPTextModelWithProjection
+
+    tower = _load(CLIPTextModelWithProjection, outline("text_encoder", config, files), dtype, device)
     restore_buffers(tower, device)
     return tower
 
 
 def load_image_encoder(config: dict | None, files: Sequence[Path], dtype: str, device: str) -> ImageEncoder:
     """The CLIP vision tower with projection. Raises WeightsError for files that do not fit."""
-    stored = open_part(files, "image_encoder")
-    parsed = stored.config(config)
-    tower = _load(lambda: build_image_tower(parsed), stored, dtype, device)
+    from transformers import CLIPVisionModelWithProjection
+
+    tower = _load(CLIPVisionModelWithProjection, outline("image_encoder", config, files), dtype, device)
     restore_positions(tower, device)
     return ImageEncoder(tower)
 
 
 def load_effnet_encoder(files: Sequence[Path], dtype: str, device: str) -> EffnetEncoder:
     """The effnet encoder; its files tell its sizes. Raises WeightsError for files that do not fit."""
-    stored = open_part(files, "effnet_encoder")
-    parsed = parse_effnet(stored.config(None), stored.where)
-    return _load(lambda: EffnetEncoder(parsed), stored, dtype, device)
+    return _load(EffnetEncoder, outline("effnet_encoder", None, files), dtype, device)
 
 
 def load_controlnet(files: Sequence[Path], dtype: str, device: str) -> ControlNet:
     """A ControlNet; its files tell its kind and sizes. Raises WeightsError for files that do not fit."""
-    stored = open_part(files, "controlnet")
-    parsed = parse_controlnet(stored.config(None), stored.where)
-    return _load(lambda: ControlNet(parsed), stored, dtype, device)
+    return _load(ControlNet, outline("controlnet", None, files), dtype, device)
 
 
 def load_tokenizer(folder: Path) -> "CLIPTokenizer":
@@ -128,11 +138,33 @@ def load_tokenizer(folder: Path) -> "CLIPTokenizer":
         ) from cause
 
 
-def _load(build: Callable[[], Network], stored: StoredPart, dtype: str, device: str) -> Network:
-    with torch.device("meta"):
-        network = build()
-    _check_keys(shapes_of(network), stored.found.shapes, stored.where)
-    _check_dtypes(network, stored)
+_BUILD: Mapping[str, Callable[[dict, str], nn.Module]] = {
+    "stage_c": lambda config, where: StageC(parse_unet(config, where)),
+    "stage_b": lambda config, where: StageB(parse_unet(config, where)),
+    "stage_a": lambda config, where: StageA(parse_stage_a(config, where)),
+    "text_encoder": lambda config, where: build_text_tower(clip_config(config, where)),
+    "image_encoder": lambda config, where: build_image_tower(clip_config(config, where)),
+    "effnet_encoder": lambda config, where: EffnetEncoder(parse_effnet(config, where)),
+    "controlnet": lambda config, where: ControlNet(parse_controlnet(config, where)),
+}
+
+
+def _built(build: Callable[[dict, str], nn.Module], config: dict, where: str) -> nn.Module:
+    """On the meta device. Whatever torch or transformers raise about numbers that make no network is a WeightsError."""
+    try:
+        with torch.device("meta"):
+            return build(config, where)
+    except WeightsError:
+        raise
+    except Exception as cause:
+        raise WeightsError(
+            "config.json describes no network", where=where, got=f"{type(cause).__name__}: {cause}"
+        ) from cause
+
+
+def _load(kind: type[Network], outlined: Outline, dtype: str, device: str) -> Network:
+    assert isinstance(outlined.network, kind)
+    network, stored = outlined.network, outlined.stored
     _note_float8(stored, dtype)
     tensors = {name: _cast(tensor, dtype, device) for name, tensor in stored.tensors()}
     network.load_state_dict(tensors, strict=True, assign=True)

@@ -8,10 +8,11 @@ keys that start with an underscore are notes and ignored. `up_*` fields list the
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, get_type_hints
 
 from cascade_batch.errors import WeightsError
 from cascade_batch.layouts import ATTENTION, RES, TIME
+from cascade_batch.models.config_checks import check_types
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 
@@ -241,11 +242,12 @@ def parse_effnet(config: Mapping[str, Any], where: str = "config.json") -> Effne
 
 def parse_controlnet(config: Mapping[str, Any], where: str = "config.json") -> ControlNetConfig:
     """The config of a ControlNet; `trunk` is {kind: its settings}. Raises WeightsError on an unknown key."""
-    settings = _known(ControlNetConfig, config, where)
-    trunks = [
-        _TRUNKS[kind](**_known(_TRUNKS[kind], trunk, where)) for kind, trunk in settings["trunk"].items()
-    ]
-    return ControlNetConfig(**{**settings, "trunk": trunks[0]})
+    settings = dict(config)
+    ((kind, trunk),) = settings.pop("trunk").items()
+    return ControlNetConfig(
+        trunk=_TRUNKS[kind](**_known(_TRUNKS[kind], trunk, where)),
+        **_known(ControlNetConfig, settings, where),
+    )
 
 
 def _known(kind: type, config: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -259,6 +261,7 @@ def _known(kind: type, config: Mapping[str, Any], where: str) -> dict[str, Any]:
                 where=where,
                 next_step=f"did you mean {close[0]!r}?" if close else "is this a Stable Cascade part?",
             )
+    check_types(settings, get_type_hints(kind), where)
     return {key: _frozen(value) for key, value in settings.items()}
 
 

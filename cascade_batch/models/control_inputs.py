@@ -32,10 +32,21 @@ def control_input(
         return _masked(pixels, masks)
     if channels == 16:
         return _enlarged(pixels, effnet)
-    raise SpecError(
+    raise _unknown_kind(config)
+
+
+def check_kind(config: ControlNetConfig) -> None:
+    """Raise SpecError for a ControlNet of which nobody here knows what it wants to be shown."""
+    channels, is_effnet = config.trunk.in_channels, isinstance(config.trunk, EffnetConfig)
+    if channels != 16 and not (is_effnet and channels in (1, 3, 4)):
+        raise _unknown_kind(config)
+
+
+def _unknown_kind(config: ControlNetConfig) -> SpecError:
+    return SpecError(
         "a ControlNet of an unknown kind",
         where="control_image",
-        got=f"{channels} input channels",
+        got=f"{config.trunk.in_channels} input channels",
         expected="1 (canny), 3, 4 (inpainting) or 16 (super-resolution)",
     )
 

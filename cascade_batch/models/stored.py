@@ -42,7 +42,7 @@ class StoredPart:
     def config(self, given: dict | None) -> dict:
         """The `config.json` under today's names; without one, what the file tells."""
         if given is not None:
-            return modern(given, self.where)
+            return modern(given, self.where) if self.found.part in ("stage_c", "stage_b") else given
         return infer_config(self.found.part, self.found.shapes, self.notes, self.where)
 
     def dtype(self, name: str) -> str:

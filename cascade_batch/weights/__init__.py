@@ -7,7 +7,7 @@ hold different parts, so each part may come from a place of its own. Remote part
 
 from cascade_batch.weights.fetching import digest, fetch
 from cascade_batch.weights.folders import SUBFOLDERS
-from cascade_batch.weights.locating import EMBEDDED, find, locate, model_root
+from cascade_batch.weights.locating import EMBEDDED, find, locate, locate_some, missing_part, model_root
 from cascade_batch.weights.loras import locate_loras, lora_files, loras_digest
 from cascade_batch.weights.parts import OPTIONAL, PARTS, Part, read_config
 
@@ -22,8 +22,10 @@ __all__ = [
     "find",
     "locate",
     "locate_loras",
+    "locate_some",
     "lora_files",
     "loras_digest",
+    "missing_part",
     "model_root",
     "read_config",
 ]

@@ -1,14 +1,15 @@
-"""Parts in the diffusers layout: one folder each.
+"""Parts in the diffusers layout: one folder each, with its weights in one variant or several.
 
-With a `variant`, the networks must have it; the CLIP encoders fall back to their plain file
-with a warning, as diffusers' pipelines do. A sharded index wins over a single file, as in diffusers.
+Which one is taken, and where a part does without the variant that was asked for, is told in `variants`. A sharded
+index wins over a single file, as in diffusers.
 """
 
-import logging
+import reprlib
 
 from cascade_batch.errors import WeightsError
 from cascade_batch.storage import Storage
 from cascade_batch.weights.parts import CONFIG, SUMS, Part, read_json
+from cascade_batch.weights.variants import chosen_variant, variant_of
 
 SUBFOLDERS = {
     "stage_c": "prior",
@@ -20,12 +21,12 @@ SUBFOLDERS = {
     "effnet_encoder": "effnet_encoder",
     "controlnet": "controlnet",
 }
+COMBINED = {"stage_c": "prior_prior", "image_encoder": "prior_image_encoder"}
+"""Folders that are of another name where both pipelines were saved as one."""
 TOKENIZER_FILES = (
     "tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
-
-log = logging.getLogger(__name__)
 
 
 def is_part(storage: Storage, name: str) -> bool:
@@ -40,51 +41,48 @@ def stem_of(name: str) -> str:
 
 
 def folder_part(name: str, storage: Storage, variant: str | None) -> Part:
-    """The part in its folder. Raises WeightsError if the folder has no weights, or not of the variant."""
+    """The part in its folder. Raises WeightsError for a folder without weights, or with several and none asked for."""
     names = {info.key for info in storage.list()}
     if name == "tokenizer":
         return Part(name, storage.uri, (), tuple(f for f in (*TOKENIZER_FILES, SUMS) if f in names))
     stem = stem_of(name)
-    weights = _weight_files(storage, names, stem, variant)
-    if weights is None and variant and stem == "model":
-        weights = _weight_files(storage, names, stem, None)
-        log.warning("%s has no variant %s, its plain file is used", storage.uri, variant)
-    if weights is None:
+    stored = _variants(names, stem)
+    if not stored:
         raise WeightsError(
-            f"{name} has no weights" + (f" of variant {variant}" if variant else ""),
+            f"{name} has no weights",
             where=storage.uri,
-            got=sorted(names - {"config.json"}),
-            expected=_single_file(stem, variant),
-            next_step=f"set model.variant, or model.{name} to another folder; only safetensors are read",
+            got=sorted(names - {CONFIG}),
+            expected=f"{stem}.safetensors",
+            next_step=f"set model.{name} to another folder; only safetensors are read",
         )
-    files, index = weights
+    file = stored[chosen_variant(stored, variant, storage.uri, name)]
+    index = (file,) if file.endswith(".json") else ()
+    files = shard_files(storage, names, file) if index else (file,)
     return Part(name, storage.uri, files, (CONFIG, *index, *({SUMS} & names)))
 
 
-def _weight_files(
-    storage: Storage, names: set[str], stem: str, variant: str | None
-) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """(weight files, index file if sharded), None if there are none of this variant."""
-    index = f"{stem}.safetensors.index.{variant}.json" if variant else f"{stem}.safetensors.index.json"
-    if index in names:
-        return _shard_files(storage, names, index), (index,)
-    single = _single_file(stem, variant)
-    return ((single,), ()) if single in names else None
+def _variants(names: set[str], stem: str) -> dict[str | None, str]:
+    """Variant, None for the plain weights -> its shard index, or else its single file."""
+    found: dict[str | None, str] = {}
+    for file in sorted(
+        names, key=lambda name: (name.endswith(".json"), name)
+    ):  # an index takes its file's place
+        variant = variant_of(file, stem)
+        if variant is not None:
+            found[variant or None] = file
+    return found
 
 
-def _single_file(stem: str, variant: str | None) -> str:
-    return f"{stem}.{variant}.safetensors" if variant else f"{stem}.safetensors"
-
-
-def _shard_files(storage: Storage, names: set[str], index: str) -> tuple[str, ...]:
+def shard_files(storage: Storage, names: set[str], index: str) -> tuple[str, ...]:
+    """The files that a shard index names. Raises WeightsError for one that is not in its folder."""
     content = read_json(storage, index).get("weight_map")
-    files = set(content.values()) if isinstance(content, dict) else set()
-    strange = sorted(str(f) for f in files if f not in names or not str(f).endswith(".safetensors"))
+    files = {str(file) for file in content.values()} if isinstance(content, dict) else set()
+    strange = sorted(file for file in files if file not in names or not file.endswith(".safetensors"))
     if strange or not files:
         raise WeightsError(
             "the shard index does not fit its folder",
             where=storage.url(index),
-            got=strange or content,
+            got=reprlib.repr(strange or content),
             expected=f"safetensors files among {sorted(names)}",
             next_step="copy the missing files, or the whole folder again",
         )

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cascade_batch.errors import WeightsError
-from cascade_batch.layouts import Entry, recognise, scales, strangers
+from cascade_batch.layouts import Entry, first_keys, recognise, scales, strangers
 from cascade_batch.storage import Storage
+from cascade_batch.weights.folders import shard_files
 from cascade_batch.weights.parts import file_header
 from cascade_batch.weights.single_files import SUFFIX
 
@@ -55,9 +56,11 @@ class PartReport:
 def inspect(uri: str) -> list[PartReport]:
     """Every part below a folder, or in a file. Reads headers alone.
 
-    Raises WeightsError if there are no weights, or a file of them is damaged.
+    Raises WeightsError if there are no weights, a file of them is damaged, a shard is missing, or shards share a key.
     """
     storage, files = _files(uri)
+    if not uri.endswith(SUFFIX):
+        _check_indexes(storage)
     groups: dict[str, list[str]] = {}
     for file in files:
         groups.setdefault(SHARD.sub("", file), []).append(file)
@@ -65,6 +68,14 @@ def inspect(uri: str) -> list[PartReport]:
         there = sorted(info.key for info in storage.list())[:10]
         raise WeightsError("no weights here", where=uri, got=there, expected="safetensors files")
     return [report for group in groups.values() for report in _reports(storage, sorted(group))]
+
+
+def _check_indexes(storage: Storage) -> None:
+    """Raise WeightsError for an index that names a shard which is not beside it."""
+    keys = {info.key for info in storage.list()}
+    for key in sorted(key for key in keys if ".safetensors.index" in key and key.endswith(".json")):
+        folder = Storage(storage.url(key).rpartition("/")[0])
+        shard_files(folder, {info.key for info in folder.list()}, key.rpartition("/")[2])
 
 
 def _files(uri: str) -> tuple[Storage, list[str]]:
@@ -78,7 +89,10 @@ def _files(uri: str) -> tuple[Storage, list[str]]:
 def _reports(storage: Storage, files: list[str]) -> Iterable[PartReport]:
     entries: dict[str, Entry] = {}
     for file in files:
-        entries |= file_header(storage, file).entries
+        header = file_header(storage, file)
+        if twice := sorted(entries.keys() & header.entries.keys()):
+            raise WeightsError("a key is stored twice", where=storage.url(file), got=first_keys(twice))
+        entries |= header.entries
     shapes = {key: entry.shape for key, entry in entries.items()}
     found = recognise(shapes, storage.url(files[0]))
     foreign, quantized = tuple(strangers(shapes, found)), tuple(scales(shapes))

@@ -1,15 +1,17 @@
 """Where each part of a model is, in folders or single files."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from cascade_batch.errors import WeightsError
 from cascade_batch.spec import ModelSpec
 from cascade_batch.storage import Storage
-from cascade_batch.weights.folders import SUBFOLDERS, folder_part, is_part
+from cascade_batch.weights.folders import COMBINED, SUBFOLDERS, folder_part, is_part
 from cascade_batch.weights.hub_ids import hub_url
 from cascade_batch.weights.parts import OPTIONAL, PARTS, Part
+from cascade_batch.weights.settings import check_settings
 from cascade_batch.weights.single_files import SUFFIX, find_in_folder, part_in_file
+from cascade_batch.weights.variants import has_variant
 
 EMBEDDED = Path(__file__).parent.parent / "embedded"
 
@@ -22,18 +24,41 @@ def locate(model: ModelSpec, optional: Collection[str] = ()) -> dict[str, Part]:
     A part's key (`model.stage_c` ...) may be the part's folder, a repository (path, URL or hub id) or embedded model
     that has it in its usual subfolder, a safetensors file that holds it, or the bare name of another subfolder or
     file of `model.name`, such as `prior_lite`. Raises WeightsError naming the folder, what is there, and the key to
-    set; StorageError where a store or the hub refuses.
+    set, a variant that no part has, or a setting beside the weights that is not implemented; StorageError where a
+    store or the hub refuses.
     """
-    root = model_root(model.name)
-    parts = {}
-    for name in (*PARTS, *(name for name in OPTIONAL if name in optional)):
-        override = hub_url((getattr(model, name) or "").rstrip("/"))
-        part = find(name, override, root, model.variant)
-        if part is None:
-            base = override if override and "/" in override else root
-            raise _missing_part(name, base, _places(name, override, root))
-        parts[name] = part
+    names = (*PARTS, *(name for name in OPTIONAL if name in optional))
+    parts = locate_some(model, names)
+    for name in names:
+        if name not in parts:
+            raise missing_part(model, name)
     return parts
+
+
+def locate_some(model: ModelSpec, names: Collection[str]) -> dict[str, Part]:
+    """Those of the named parts that the model has. Raises as `locate` does, but for a part that is in no place."""
+    root = model_root(model.name)
+    found = {name: find(name, _override(model, name), root, model.variant) for name in names}
+    parts = {name: part for name, part in found.items() if part is not None}
+    check_variant(parts, model.variant)
+    check_settings(parts)
+    return parts
+
+
+def _override(model: ModelSpec, name: str) -> str:
+    return hub_url((getattr(model, name) or "").rstrip("/"))
+
+
+def check_variant(parts: Mapping[str, Part], variant: str | None) -> None:
+    """Raise WeightsError for a variant that none of the parts has: a mistyped one would go unseen."""
+    weights = {file: part.uri for part in parts.values() for file in part.files}
+    if variant and weights and not any(has_variant(file, variant) for file in weights):
+        raise WeightsError(
+            f"no part of the model has the variant {variant}",
+            where=", ".join(dict.fromkeys(weights.values())),
+            got=", ".join(sorted(weights)),
+            next_step="leave model.variant out to take what is there",
+        )
 
 
 def find(name: str, override: str | None, root: str, variant: str | None) -> Part | None:
@@ -82,15 +107,25 @@ def _places(name: str, override: str | None, root: str) -> list[str]:
     """Where a part may be, in the order of trying."""
     root = root.rstrip("/")
     if not override:
-        return [root if root.endswith(SUFFIX) else f"{root}/{SUBFOLDERS[name]}"]
+        return [root] if root.endswith(SUFFIX) else [f"{root}/{folder}" for folder in _folders(name)]
     given = override.rstrip("/")
     if _is_embedded(given):
         given = str(EMBEDDED / given)
     relative = [] if "/" in given or root.endswith(SUFFIX) else [f"{root}/{given}"]
-    return [*relative, given, *([] if given.endswith(SUFFIX) else [f"{given}/{SUBFOLDERS[name]}"])]
+    below = [] if given.endswith(SUFFIX) else [f"{given}/{folder}" for folder in _folders(name)]
+    return [*relative, given, *below]
 
 
-def _missing_part(name: str, root: str, tried: list[str]) -> WeightsError:
+def _folders(name: str) -> list[str]:
+    """Where a repository has a part: in its usual folder, or in that of a combined pipeline."""
+    return [SUBFOLDERS[name], *([COMBINED[name]] if name in COMBINED else [])]
+
+
+def missing_part(model: ModelSpec, name: str) -> WeightsError:
+    """Where the part was looked for, what is there, and how to name another place."""
+    override, root = _override(model, name), model_root(model.name)
+    tried = _places(name, override, root)
+    root = override if override and "/" in override else root
     is_file = root.endswith(SUFFIX)
     there = [] if is_file else sorted({info.key.split("/")[0] for info in Storage(root).list()})
     single = "" if name == "tokenizer" else ", or a safetensors file that holds it"

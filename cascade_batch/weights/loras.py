@@ -113,4 +113,7 @@ def _shapes(part: Part) -> dict[str, tuple[int, ...]]:
     storage, stored = Storage(part.uri), {}
     for file in part.files:
         stored |= file_header(storage, file).shapes
-    return next(found.shapes for found in recognise(stored, part.uri) if found.part == part.name)
+    found = next((found for found in recognise(stored, part.uri) if found.part == part.name), None)
+    if found is None:
+        raise WeightsError(f"no {part.name} in these weights", where=part.uri, got=", ".join(part.files))
+    return found.shapes

@@ -1,6 +1,7 @@
 """One part of a model: which files of which folder, and its config."""
 
 import json
+import reprlib
 from dataclasses import dataclass
 
 from cascade_batch.errors import WeightsError
@@ -35,7 +36,9 @@ def read_config(part: Part) -> dict:
         return modern(read_json(storage, CONFIG), storage.url(CONFIG))
     where = storage.url(part.files[0])
     header = file_header(storage, part.files[0])
-    found = next(found for found in recognise(header.shapes, where) if found.part == part.name)
+    found = next((found for found in recognise(header.shapes, where) if found.part == part.name), None)
+    if found is None:
+        raise WeightsError(f"no {part.name} in these weights", where=where)
     return infer_config(part.name, found.shapes, header.notes, where)
 
 
@@ -49,9 +52,11 @@ def file_header(storage: Storage, name: str) -> Header:
 
 def read_json(storage: Storage, key: str) -> dict:
     try:
-        content = json.loads(storage.read(key))
-    except (ValueError, ObjectMissing) as error:
+        content = json.loads(storage.read(key).decode("utf-8-sig"))
+    except (ValueError, RecursionError, ObjectMissing) as error:
         raise WeightsError("cannot read a part's JSON file", where=storage.url(key), got=error) from None
     if not isinstance(content, dict):
-        raise WeightsError("a part's JSON file holds no object", where=storage.url(key), got=content)
+        raise WeightsError(
+            "a part's JSON file holds no object", where=storage.url(key), got=reprlib.repr(content)
+        )
     return content

@@ -1,9 +1,12 @@
 """Parts in single safetensors files, as the original release and the community have them, told by their keys."""
 
+from collections.abc import Callable, Mapping
+
 from cascade_batch.errors import WeightsError
 from cascade_batch.layouts import check_unscaled, recognise
 from cascade_batch.storage import Storage
 from cascade_batch.weights.parts import CONFIG, SUMS, Part, file_header
+from cascade_batch.weights.variants import LOW_PRECISION, has_variant, note_fallback
 
 SUFFIX = ".safetensors"
 DIFFUSERS_STEMS = ("diffusion_pytorch_model.", "model.")
@@ -31,15 +34,16 @@ def part_in_file(name: str, uri: str, is_asked_for: bool) -> Part | None:
 def find_in_folder(name: str, uri: str, variant: str | None) -> Part | None:
     """The part in one of the single files of a folder, None if there is none.
 
-    With a variant only files that have it in their name are looked at, as in `stage_c_bf16.safetensors`, without one
-    only those that do not. Raises WeightsError if more than one file holds the part.
+    Of several, those of the variant are taken, as in `stage_c_bf16.safetensors`, else those of none; the full network
+    goes before the lite one, as folders do; and a text encoder is read from the file of its Stage C. Raises
+    WeightsError if that leaves more than one.
     """
     if name == "tokenizer" or uri.endswith(SUFFIX):
         return None
     storage = Storage(uri)
     files = [info.key for info in storage.list() if info.key.endswith(SUFFIX) and "/" not in info.key]
-    holding = [file for file in files if name in parts_of(storage, file)]
-    fitting = [file for file in holding if _is_variant(file, variant)]
+    held = {file: parts_of(storage, file) for file in files}
+    fitting = _fitting(name, {file: parts for file, parts in held.items() if name in parts}, variant)
     if len(fitting) > 1:
         raise WeightsError(
             f"more than one file holds {name}",
@@ -47,7 +51,23 @@ def find_in_folder(name: str, uri: str, variant: str | None) -> Part | None:
             got=", ".join(fitting),
             next_step=f"choose one: --set model.{name}={fitting[0]}",
         )
+    if variant and fitting and not has_variant(fitting[0], variant):
+        note_fallback(storage.uri, variant, fitting[0])
     return _part(name, storage, fitting[0]) if fitting else None
+
+
+def _fitting(name: str, holding: Mapping[str, list[str]], variant: str | None) -> list[str]:
+    """The files that no rule of `find_in_folder` puts behind others."""
+    preferences: list[Callable[[str], bool]] = [
+        lambda file: variant is not None and has_variant(file, variant),
+        lambda file: not any(has_variant(file, low) for low in LOW_PRECISION),
+        lambda file: not has_variant(file, "lite"),
+        lambda file: name == "text_encoder" and "stage_c" in holding[file],
+    ]
+    fitting = list(holding)
+    for prefers in preferences:
+        fitting = [file for file in fitting if prefers(file)] or fitting
+    return fitting
 
 
 def _part(name: str, storage: Storage, file: str) -> Part:
@@ -64,8 +84,3 @@ def _part(name: str, storage: Storage, file: str) -> Part:
 def parts_of(storage: Storage, file: str) -> list[str]:
     """Names of the parts in a file. Raises WeightsError if it is no safetensors file."""
     return [found.part for found in recognise(file_header(storage, file).shapes, storage.url(file))]
-
-
-def _is_variant(file: str, variant: str | None) -> bool:
-    words = file.removesuffix(SUFFIX).replace(".", "_").split("_")
-    return variant in words if variant else not {"bf16", "fp16"} & set(words)

@@ -18,15 +18,24 @@ if TYPE_CHECKING:
 def weight_digests(model: ModelSpec, extra: Sequence[str] = ()) -> dict[str, str]:
     """sha256 of every part, and of the optional ones named, fetching what is not on this node yet.
 
-    Raises WeightsError also for LoRAs whose numbers would spoil every picture.
+    Raises WeightsError for parts that are damaged or not made for each other, and for LoRAs whose numbers would spoil
+    every picture, before the long work of hashing them.
     """
     located = weights.locate(model, extra)
+    loras = weights.locate_loras(model, located)
+    check_parts(located)
     digests = {name: weights.digest(part, weights.fetch(part)) for name, part in located.items()}
-    if model.loras:
-        found = weights.locate_loras(model, located)
-        digests[LORAS] = weights.loras_digest(model, found)
-        _check_numbers(local_loras(model, found))
+    if loras:
+        digests[LORAS] = weights.loras_digest(model, loras)
+        _check_numbers(local_loras(model, loras))
     return digests
+
+
+def check_parts(located: Mapping[str, weights.Part]) -> None:
+    """Build every network without weights and compare it with its files' headers. Raises WeightsError."""
+    from cascade_batch.models import matching  # torch: not for the driver
+
+    matching.check_parts({name: local_files(part) for name, part in located.items()})
 
 
 def _check_numbers(loras: Sequence[Lora]) -> None:

@@ -153,7 +153,9 @@ def _open(root: str, path: str, footer_sha256: str) -> pq.ParquetFile:
             expected=footer_sha256[:12],
             next_step="restore the file, or start a new run for the new table",
         )
-    return pq.ParquetFile(storage.open(path), metadata=footer.metadata, pre_buffer=True)
+    return pq.ParquetFile(
+        storage.open(path), metadata=footer.metadata, pre_buffer=True, page_checksum_verification=True
+    )
 
 
 @lru_cache(maxsize=2)
@@ -162,15 +164,25 @@ def _cached_group(root: str, path: str, footer_sha256: str, group: int) -> pa.Ta
 
 
 def _read(parquet: pq.ParquetFile, where: str, groups: Sequence[int], columns: list[str] | None) -> pa.Table:
+    """On the caller's thread, since what Arrow throws on a thread of its own ends the process."""
     try:
-        return parquet.read_row_groups(list(groups), columns=columns, use_threads=False)
-    except (pa.ArrowException, OSError) as error:
-        raise PromptTableError(
-            "a prompt file cannot be read",
-            where=where,
-            got=str(error).splitlines()[0],
-            next_step="write the file again; its data does not match its footer",
-        ) from None
+        stored = parquet.read_row_groups(list(groups), columns=columns, use_threads=False)
+        stored.validate()
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise _unreadable(where, str(error).splitlines()[0] if str(error) else repr(error)) from None
+    rows = sum(parquet.metadata.row_group(group).num_rows for group in groups)
+    if stored.num_rows != rows:
+        raise _unreadable(where, f"{stored.num_rows} rows where its footer says {rows}")
+    return stored
+
+
+def _unreadable(where: str, got: str) -> PromptTableError:
+    return PromptTableError(
+        "a prompt file cannot be read",
+        where=where,
+        got=got,
+        next_step="restore the file, or write it again; its data does not match its footer",
+    )
 
 
 def _row_groups(parquet: pq.ParquetFile, first_row: int, rows: int) -> list[tuple[int, int, int]]:

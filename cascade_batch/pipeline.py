@@ -185,7 +185,8 @@ def _setup(spec: Spec, run: OpenRun, runner: Runner, observer: Observer, share_c
         observer.note(_described(name, pool))
         if asked.max_actors and not pool.max_actors:
             observer.note(f"pool {name} does not grow: this runner has one worker for it")
-    ref = RunRef(run.storage.uri, run.storage.create_only, numerics_text(pools), run.table.root)
+    table, numerics = run.table, numerics_text(pools)
+    ref = RunRef(run.storage.uri, run.storage.create_only, numerics, table.root, table.query)
     return Setup(
         ref,
         spec.model,
@@ -242,6 +243,9 @@ def _drive(
         outcome = _finish(run, progress, done, tuple(errors), state)
     except KeyboardInterrupt:  # the table may be half written; the next sitting writes it anew
         outcome = _finish(run, progress, done, tuple(errors), INTERRUPTED)
+    except CascadeError as error:
+        error.spent = True
+        raise
     shards.close()  # after the outcome stands: stopping the pools may outlast the grace a stopped job is given
     return outcome
 

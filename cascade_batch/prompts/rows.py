@@ -36,10 +36,10 @@ def read_rows(table: PromptTable, file_index: int, first_row: int, rows: int) ->
         IntegrityError: it is no longer the file that was opened.
     """
     file = table.files[file_index]
+    key = (table.root, file.path, file.footer_sha256, table.query)
     with _reading:  # a Parquet reader is not for two threads, and both would read the same row group
-        parquet = _opened(table.root, file.path, file.footer_sha256)
+        parquet = _opened(*key)
         groups = _row_groups(parquet, first_row, rows)
-        key = (table.root, file.path, file.footer_sha256)
         pieces = [_cached_group(*key, group).slice(start, count) for group, start, count in groups]
     stored = pa.concat_tables(pieces) if pieces else parquet.schema_arrow.empty_table()
     return _canonical(stored, table, file, first_row)
@@ -80,7 +80,7 @@ def _iter_columns(
     table: PromptTable, file_index: int, limit: int, names: Sequence[str]
 ) -> Iterator[tuple[int, pa.Table]]:
     file = table.files[file_index]
-    parquet = _open(table.root, file.path, file.footer_sha256)
+    parquet = _open(table.root, file.path, file.footer_sha256, table.query)
     found = sources(parquet.schema_arrow.names, table.columns)
     wanted = [found[name] for name in names]
     first = 0
@@ -138,12 +138,12 @@ def _text_or_none(raw: bytes | None) -> str | None:
 
 
 @lru_cache(maxsize=4)
-def _opened(root: str, path: str, footer_sha256: str) -> pq.ParquetFile:
-    return _open(root, path, footer_sha256)
+def _opened(root: str, path: str, footer_sha256: str, query: str) -> pq.ParquetFile:
+    return _open(root, path, footer_sha256, query)
 
 
-def _open(root: str, path: str, footer_sha256: str) -> pq.ParquetFile:
-    storage = Storage(root)
+def _open(root: str, path: str, footer_sha256: str, query: str) -> pq.ParquetFile:
+    storage = Storage(root, query)
     footer = read_footer(storage, path)
     if footer.sha256 != footer_sha256:
         raise IntegrityError(
@@ -159,8 +159,8 @@ def _open(root: str, path: str, footer_sha256: str) -> pq.ParquetFile:
 
 
 @lru_cache(maxsize=2)
-def _cached_group(root: str, path: str, footer_sha256: str, group: int) -> pa.Table:
-    return _read(_opened(root, path, footer_sha256), f"{root}/{path}", [group], None)
+def _cached_group(root: str, path: str, footer_sha256: str, query: str, group: int) -> pa.Table:
+    return _read(_opened(root, path, footer_sha256, query), f"{root}/{path}", [group], None)
 
 
 def _read(parquet: pq.ParquetFile, where: str, groups: Sequence[int], columns: list[str] | None) -> pa.Table:

@@ -6,7 +6,7 @@ It holds no rows, is picklable, and goes into `run.json` as it stands, a few hun
 import base64
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -41,6 +41,8 @@ class PromptTable:
     """Rows without a prompt, from footer statistics; None where a footer does not say."""
     conditions: tuple[str, ...] = ()
     """Those of our columns that condition images on more than text and that some file has."""
+    query: str = field(default="", repr=False, compare=False)
+    """What requests to the web server that has the table need: a signature perhaps, so it is written nowhere."""
 
     @property
     def rows(self) -> int:
@@ -59,7 +61,7 @@ class PromptTable:
 
     @property
     def storage(self) -> Storage:
-        return Storage(self.root)
+        return Storage(self.root, self.query)
 
     def where(self, file: PromptFile, row: int | None = None) -> str:
         """A file, and a row of it counted from 0, as error messages name them."""
@@ -80,7 +82,7 @@ class PromptTable:
         }
 
     @classmethod
-    def from_json(cls, tree: dict[str, Any], root: str | None = None) -> "PromptTable":
+    def from_json(cls, tree: dict[str, Any], root: str | None = None, query: str = "") -> "PromptTable":
         """The table that `to_json` wrote; `root` is where it lies now, if it was moved."""
         carried = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(tree["carried"])))
         files = tuple(PromptFile(*values, planned=tuple(names.split())) for *values, names in tree["files"])
@@ -91,4 +93,5 @@ class PromptTable:
             carried,
             tree["null_prompts"],
             tuple(tree["conditions"]),
+            query,
         )

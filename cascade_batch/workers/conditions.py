@@ -6,7 +6,6 @@ row's settings, and the sha256 of its arrays, are its `conditions`: they stand i
 
 import hashlib
 import json
-import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,7 @@ from cascade_batch.errors import PictureError, SpecError, StorageError
 from cascade_batch.geometry import ENCODER_STRIDE, embedding_side, latent_side
 from cascade_batch.stage_keys import SOURCES
 from cascade_batch.storage import Storage
+from cascade_batch.storage.urls import split_key, split_query
 
 Row = Mapping[str, Any]
 
@@ -79,7 +79,7 @@ class RowReader:
         if value is None:
             raise PictureError("a picture is null", where=name)
         if isinstance(value, str):
-            found.sources.setdefault(name, []).append(value)
+            found.sources.setdefault(name, []).append(split_query(value)[0])
             value = self._fetched(value, name)
         try:
             return pictures.decode(value)
@@ -89,14 +89,15 @@ class RowReader:
     def _fetched(self, uri: str, name: str) -> bytes:
         """A picture's bytes. A store that fails for now leaves the shard undone; one that says no fails the row."""
         full = uri if "://" in uri or uri.startswith("/") else f"{self._root}/{uri}"
-        folder, file = posixpath.split(full)
+        plain, query = split_query(full)
+        folder, key = split_key(plain)
         try:
-            return Storage(folder).read(file)
+            return Storage(folder, query).read(key)
         except StorageError as error:
             if error.transient:
                 raise
             raise PictureError(
-                "a picture cannot be fetched", where=name, got=f"{uri}: {error.what}"
+                "a picture cannot be fetched", where=name, got=f"{split_query(uri)[0]}: {error.what}"
             ) from None
         except SpecError as error:  # a URL with credentials, which the manifest would repeat
             raise PictureError(error.what, where=name, got=error.where) from None

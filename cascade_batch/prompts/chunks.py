@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import pyarrow as pa
@@ -95,19 +96,20 @@ def null_count(groups: Sequence[RowGroup], column: str, where: str) -> int | Non
 
 
 def _group(group: dict[int, Any]) -> RowGroup:
-    return RowGroup(group[_GROUP_ROWS], tuple(_chunk(column) for column in group[_COLUMNS]))
+    return RowGroup(index(group[_GROUP_ROWS]), tuple(_chunk(column) for column in group[_COLUMNS]))
 
 
 def _chunk(column: dict[int, Any]) -> Chunk:
     crypto, meta = column.get(_CRYPTO), column.get(_META, {})
     if not meta and crypto is None:
         raise ValueError("a column without metadata")
+    nulls = meta.get(_STATISTICS, {}).get(_NULL_COUNT)
     names = meta.get(_PATH) or (crypto or {}).get(_CRYPTO_COLUMN, {}).get(_CRYPTO_PATH, [])
     return Chunk(
         path=".".join(name.decode() for name in names),
-        codec=meta.get(_CODEC, 0),
-        values=meta.get(_VALUES, 0),
-        nulls=meta.get(_STATISTICS, {}).get(_NULL_COUNT),
+        codec=index(meta.get(_CODEC, 0)),
+        values=index(meta.get(_VALUES, 0)),
+        nulls=None if nulls is None else index(nulls),
         encrypted=crypto is not None,
         elsewhere=column.get(_FILE, b"").decode(),
     )

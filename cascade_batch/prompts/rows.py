@@ -41,8 +41,11 @@ def read_rows(table: PromptTable, file_index: int, first_row: int, rows: int) ->
         parquet = _opened(*key)
         groups = _row_groups(parquet, first_row, rows)
         pieces = [_cached_group(*key, group).slice(start, count) for group, start, count in groups]
-    stored = pa.concat_tables(pieces) if pieces else parquet.schema_arrow.empty_table()
-    return _canonical(stored, table, file, first_row)
+    try:
+        stored = pa.concat_tables(pieces) if pieces else parquet.schema_arrow.empty_table()
+        return _canonical(stored, table, file, first_row)
+    except (pa.ArrowException, OverflowError) as error:
+        raise _unreadable(table.where(file), str(error).splitlines()[0]) from None
 
 
 def iter_planned(table: PromptTable, file_index: int, limit: int) -> Iterator[tuple[int, pa.Table]]:

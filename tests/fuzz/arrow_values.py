@@ -37,8 +37,8 @@ def random_table(draw: random.Random) -> pa.Table:
 
 _OURS: dict[str, list[pa.DataType]] = {
     "id": [pa.string(), pa.int64(), pa.uint16(), pa.string(), pa.large_string()],
-    "negative_prompt": [pa.string(), pa.null(), pa.float32()],
-    "seed": [pa.int64(), pa.uint64(), pa.int8(), pa.float64()],
+    "negative_prompt": [pa.string(), pa.large_string(), pa.null()],
+    "seed": [pa.int64(), pa.uint64(), pa.int8()],
     "num_images": [pa.int64(), pa.int8()],
     "width": [pa.int64(), pa.uint16()],
     "prior_guidance_scale": [pa.float64(), pa.float16(), pa.int8()],

@@ -1,8 +1,8 @@
 """Prompt tables of random types and values, whole and damaged, opened, planned and read as a run does.
 
-    python -m tests.fuzz.tables SECONDS SEED FOLDER
+    python -m tests.fuzz.tables INPUTS SECONDS SEED FOLDER
 
-Run as a process of its own, so that one that Arrow ends is seen; the input in hand then lies in FOLDER. Prints one line
+As many inputs as are asked for, fewer if the seconds are over. Run as a process of its own, so that one that Arrow ends is seen; the input in hand then lies in FOLDER. Prints one line
 of counts. Ends with 1 for an error that is not ours, or for values that are not those written.
 """
 
@@ -37,15 +37,16 @@ class Counts:
     foreign: int = 0
 
 
-def main(seconds: float, seed: int, folder: Path) -> int:
+def main(inputs: int, seconds: float, seed: int, folder: Path) -> int:
     draw, counts, deadline = random.Random(seed), Counts(), time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    while counts.inputs < inputs and time.monotonic() < deadline:
         path = folder / "whole.parquet"
         table = written(draw, path)
         if table is None:
             continue
         whole = path.read_bytes()
-        tried(counts, path, table)
+        if not tried(counts, path, table):
+            continue
         for _ in range(DAMAGES_PER_TABLE):
             damaged_path = folder / "damaged.parquet"
             damaged_path.write_bytes(damaged(draw, whole))
@@ -57,8 +58,8 @@ def main(seconds: float, seed: int, folder: Path) -> int:
     return 1 if counts.foreign or counts.wrong else 0
 
 
-def tried(counts: Counts, path: Path, table: pa.Table | None) -> None:
-    """One input through planning and reading; `table` is what must come back, None for anything or an error."""
+def tried(counts: Counts, path: Path, table: pa.Table | None) -> bool:
+    """Whether one input could be planned and read; `table` is what must come back, None for anything or an error."""
     counts.inputs += 1
     try:
         opened, rows = through(path)
@@ -66,12 +67,14 @@ def tried(counts: Counts, path: Path, table: pa.Table | None) -> None:
         if table is not None and (difference := differing(opened, rows, table)):
             counts.wrong += 1
             print(f"wrong {difference}: {table.schema}", file=sys.stderr)
+        return True
     except CascadeError:
         counts.refused += 1
     except Exception:
         counts.foreign += 1
         print(f"input {counts.inputs}, {table.schema if table else ''}", file=sys.stderr)
         traceback.print_exc()
+    return False
 
 
 def through(path: Path) -> tuple[PromptTable, pa.Table]:
@@ -133,7 +136,7 @@ def written(draw: random.Random, path: Path) -> pa.Table | None:
 def damaged(draw: random.Random, whole: bytes) -> bytes:
     """Bits flipped, bytes cut, doubled or written over: in the footer, in its length, or anywhere."""
     data, footer = bytearray(whole), int.from_bytes(whole[-8:-4], "little") + 8
-    where = draw.choice(["footer", "footer", "length", "pages", "anywhere"])
+    where = draw.choice(["footer", "footer", "length", "pages", "pages", "pages", "anywhere"])
     low, high = {
         "footer": (len(data) - footer, len(data) - 8),
         "length": (len(data) - 8, len(data)),
@@ -160,4 +163,4 @@ def damaged(draw: random.Random, whole: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    sys.exit(main(float(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])))
+    sys.exit(main(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])))

@@ -154,7 +154,9 @@ def _check_codecs(chunks: Sequence[Chunk], where: str) -> None:
 
 
 def _readable() -> Iterator[str]:
-    return (name for name in CODECS[1:] if name not in ("lzo", "uncompressed") and pa.Codec.is_available(name))
+    return (
+        name for name in CODECS[1:] if name not in ("lzo", "uncompressed") and pa.Codec.is_available(name)
+    )
 
 
 def _check_place(chunks: Sequence[Chunk], where: str) -> None:

@@ -24,7 +24,8 @@ def without_runs(
     suspects = {info.key: _run_of(info.key, folders) for info in files} if folders else {}
     asked = sorted({folder for folder in suspects.values() if folder is not None})
     with ThreadPoolExecutor(THREADS) as pool:
-        runs = {folder for folder, ours in zip(asked, pool.map(lambda f: _is_ours(storage, f), asked), strict=True) if ours}
+        ours = list(pool.map(lambda folder: _is_ours(storage, folder), asked))
+    runs = {folder for folder, is_ours in zip(asked, ours, strict=True) if is_ours}
     return [info for info in files if suspects.get(info.key) not in runs]
 
 
@@ -53,7 +54,9 @@ def check_apart(table_root: str, keys: Sequence[str], sees: Callable[[str], bool
     """
     inside = key_below(table_root, out)
     if inside is not None and any(sees(f"{inside}/{key}".lstrip("/")) for key in layout.TABLES_OF_A_RUN):
-        raise _inside(out, "the run would lie inside the folder of the prompt table", f"a place outside {table_root}")
+        raise _inside(
+            out, "the run would lie inside the folder of the prompt table", f"a place outside {table_root}"
+        )
     above = key_below(out, table_root)
     if above is None:
         return

@@ -14,7 +14,17 @@ from cascade_batch.storage.credentials import refuse_credentials
 LOCAL = ("file", "local")
 WEB = ("http", "https")
 STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "hf")
-WRAPPERS = ("simplecache", "filecache", "blockcache", "cached", "zip", "tar", "dir", "libarchive", "reference")
+WRAPPERS = (
+    "simplecache",
+    "filecache",
+    "blockcache",
+    "cached",
+    "zip",
+    "tar",
+    "dir",
+    "libarchive",
+    "reference",
+)
 EXTRAS = {"gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
 """Protocol -> the extra of this package that brings it."""
 SAME = {"s3a": "s3", "gcs": "gs", "abfss": "abfs", "az": "abfs"}

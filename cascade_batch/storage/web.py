@@ -88,19 +88,23 @@ class WebFiles:
         """The body, and the headers if it is the part that was wanted."""
         files = _web_files(os.getpid())
         url = quote(f"{self.uri}/{key}", safe=_SAFE) + quote(self._query, safe=_SAFE)
-        return sync(files.loop, _fetched, files, url, wanted)
+        found: Any = sync(files.loop, _fetched, files, url, wanted)
+        return found
 
 
 async def _fetched(files: Any, url: str, wanted: str | None) -> tuple[bytes, Any | None]:
     session = await files.set_session()
     headers = {"Accept-Encoding": "identity"} | ({"Range": wanted} if wanted else {})
-    async with session.get(files.encode_url(url), headers=headers) as answer:
+    answer = await session.get(files.encode_url(url), headers=headers)
+    try:
         if answer.status in (404, 410):
             raise FileNotFoundError(url)
         if answer.status == 416:  # any range of an empty file
             return b"", answer.headers
         answer.raise_for_status()
         return await answer.read(), answer.headers if answer.status == 206 else None
+    finally:
+        answer.release()
 
 
 def _last(end: int | None) -> str:

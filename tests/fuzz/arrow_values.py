@@ -24,7 +24,9 @@ def random_table(draw: random.Random) -> pa.Table:
     rows = draw.choice([0, 1, 2, 5, 20])
     columns: dict[str, pa.Array] = {}
     if draw.random() < 0.95:
-        columns["prompt"] = _array(draw, draw.choice([pa.string()] * 6 + [pa.large_string(), pa.null()]), rows)
+        columns["prompt"] = _array(
+            draw, draw.choice([pa.string()] * 6 + [pa.large_string(), pa.null()]), rows
+        )
     for name, kinds in _OURS.items():
         if draw.random() < 0.25:
             columns[name] = _array(draw, draw.choice(kinds), rows, name)
@@ -42,7 +44,11 @@ _OURS: dict[str, list[pa.DataType]] = {
     "num_images": [pa.int64(), pa.int8()],
     "width": [pa.int64(), pa.uint16()],
     "prior_guidance_scale": [pa.float64(), pa.float16(), pa.int8()],
-    "image_embeds": [pa.list_(pa.float32()), pa.list_(pa.list_(pa.float64())), pa.fixed_shape_tensor(pa.float32(), [2])],
+    "image_embeds": [
+        pa.list_(pa.float32()),
+        pa.list_(pa.list_(pa.float64())),
+        pa.fixed_shape_tensor(pa.float32(), [2]),
+    ],
     "init_image": [pa.binary(), pa.string(), pa.struct([("bytes", pa.binary()), ("path", pa.string())])],
 }
 
@@ -57,7 +63,9 @@ def _kind(draw: random.Random, depth: int) -> pa.DataType:
     if make == "map":
         return pa.map_(draw.choice([pa.string(), pa.int32()]), inner)
     if make == "dictionary":
-        return pa.dictionary(draw.choice([pa.int8(), pa.int32()]), draw.choice([pa.string(), pa.int64(), pa.binary()]))
+        return pa.dictionary(
+            draw.choice([pa.int8(), pa.int32()]), draw.choice([pa.string(), pa.int64(), pa.binary()])
+        )
     if make == "tensor":
         return pa.fixed_shape_tensor(draw.choice([pa.float32(), pa.int16()]), [1, 2])
     lists = {"list": pa.list_, "large": pa.large_list}
@@ -67,7 +75,8 @@ def _kind(draw: random.Random, depth: int) -> pa.DataType:
 def _array(draw: random.Random, kind: pa.DataType, rows: int, name: str = "") -> pa.Array:
     nulls = draw.choice([0, 0, 0.3, 1])
     values = [
-        None if name != "id" and draw.random() < nulls else _value(draw, kind, name, row) for row in range(rows)
+        None if name != "id" and draw.random() < nulls else _value(draw, kind, name, row)
+        for row in range(rows)
     ]
     if isinstance(kind, pa.FixedShapeTensorType):
         return pa.ExtensionArray.from_storage(kind, pa.array(values, kind.storage_type))
@@ -130,7 +139,9 @@ def _flat(draw: random.Random, kind: pa.DataType) -> Any:
     if t.is_date(kind):
         return datetime.date(draw.randrange(1900, 2100), 2, 3)
     if t.is_timestamp(kind):
-        return datetime.datetime(draw.randrange(1900, 2100), 2, 3, 4, 5, tzinfo=datetime.UTC if kind.tz else None)
+        return datetime.datetime(
+            draw.randrange(1900, 2100), 2, 3, 4, 5, tzinfo=datetime.UTC if kind.tz else None
+        )
     if t.is_fixed_size_binary(kind):
         return draw.randbytes(kind.byte_width)
     if "binary" in str(kind):

@@ -1,7 +1,6 @@
 """Files and folders with the names that people give them, on disk and on S3."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -10,7 +9,21 @@ from cascade_batch.prompts import read_rows
 from cascade_batch.storage import Storage
 from tests.prompts.writing import opened, planned, write
 
-ODD = ["a[1]", "what?", "star*", "two words", "50%20off", "a#b", "日本 é", "a[!b]c", "x::y", "{a,b}", "a&b=c", "a+b", "~x"]
+ODD = [
+    "a[1]",
+    "what?",
+    "star*",
+    "two words",
+    "50%20off",
+    "a#b",
+    "日本 é",
+    "a[!b]c",
+    "x::y",
+    "{a,b}",
+    "a&b=c",
+    "a+b",
+    "~x",
+]
 
 
 def rows_of(uri: object) -> dict[str, str]:
@@ -63,7 +76,12 @@ def test_keys_with_empty_names_are_read_as_they_are(moto_root: str) -> None:
 def make_run(root: str, folder: str, record: object) -> None:
     storage = Storage(f"{root}/{folder}" if folder else root)
     storage.put("run.json", json.dumps(record).encode())
-    for key in ("plan.parquet", "manifest/shard-00000000.parquet", "embeddings/x.parquet", "table/part-0.parquet"):
+    for key in (
+        "plan.parquet",
+        "manifest/shard-00000000.parquet",
+        "embeddings/x.parquet",
+        "table/part-0.parquet",
+    ):
         write(storage.uri, key, {"prompt": ["of a run"]})
 
 
@@ -71,9 +89,7 @@ RUN = {"format": 2, "spec": {}, "table": {}, "plan": {}}
 
 
 @pytest.mark.parametrize("folder", ["", "run", "deep/er/run"])
-def test_a_scan_leaves_out_what_runs_wrote(
-    store: str, folder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_scan_leaves_out_what_runs_wrote(store: str, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(20):
         write(store, f"in/{number:02}.parquet", {"prompt": ["mine"]})
     make_run(store, folder, RUN)

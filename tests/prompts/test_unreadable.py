@@ -126,7 +126,9 @@ def test_counts_that_contradict_are_damage(tmp_path: Path) -> None:
 
 def test_our_reader_of_footers_sees_what_arrow_sees(tmp_path: Path) -> None:
     columns = {f"c{i}": pa.array([[i], None, []], pa.list_(pa.int64())) for i in range(40)}
-    path = write(tmp_path, "t.parquet", {"prompt": ["a", None, "c"], **columns}, row_group_size=2, compression="gzip")
+    path = write(
+        tmp_path, "t.parquet", {"prompt": ["a", None, "c"], **columns}, row_group_size=2, compression="gzip"
+    )
     footer = Path(path).read_bytes()
     footer = footer[-int.from_bytes(footer[-8:-4], "little") - 8 :]
     ours, theirs = row_groups(footer, 41, path), pq.read_metadata(path)
@@ -152,7 +154,15 @@ def test_our_reader_of_footers_sees_what_arrow_sees(tmp_path: Path) -> None:
         b"\x1d\x00",
         b"\x18\xff\xff\xff\xff\x0f",
     ],
-    ids=["nothing", "a bomb of a list", "too deep", "a bomb of a map", "a long number", "no kind", "a long text"],
+    ids=[
+        "nothing",
+        "a bomb of a list",
+        "too deep",
+        "a bomb of a map",
+        "a long number",
+        "no kind",
+        "a long text",
+    ],
 )
 def test_bombs_of_thrift_end_soon(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):

@@ -1,4 +1,4 @@
-"""Prompts and runs near each other: refused where the run would be read as prompts, in every spelling; else resumable."""
+"""Prompts and runs near each other: refused where the run would be read as prompts, else resumable."""
 
 import os
 import shutil
@@ -66,7 +66,9 @@ def test_a_run_near_its_prompts_goes_on(prompts: str, out: str, here: Path) -> N
         assert main(["status", out]) == 0
 
 
-def test_prompts_where_the_run_would_write_are_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prompts_where_the_run_would_write_are_refused(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     os.rename("in/prompts-2.parquet", "in/plan.parquet")
     os.makedirs("in/manifest")
     shutil.copy("in/plan.parquet", "in/manifest/shard-00000000.parquet")
@@ -88,7 +90,9 @@ def test_a_run_that_an_earlier_version_began_among_its_prompts_goes_on(here: Pat
     assert render("in", "in", EMPTY) == 0
 
 
-@pytest.mark.parametrize(("prompts", "out"), [("", ""), ("/", ""), ("", "/run"), ("", "//run"), ("/*.parquet", "")])
+@pytest.mark.parametrize(
+    ("prompts", "out"), [("", ""), ("/", ""), ("", "/run"), ("", "//run"), ("/*.parquet", "")]
+)
 def test_a_bucket_s_spellings(
     prompts: str, out: str, moto_root: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""A table that is handed over as a presigned URL: rendered, resumed under another signature, written down without any."""
+"""A table that is handed over as a presigned URL: rendered, resumed under another signature, noted without any."""
 
 import io
 import json

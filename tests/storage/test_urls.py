@@ -52,7 +52,13 @@ def test_odd_local_names_are_local(uri: str, tmp_path: Path, monkeypatch: pytest
 
 def test_file_urls(tmp_path: Path) -> None:
     folder = tmp_path / "my run"
-    for uri in (folder.as_uri(), f"file://{folder}", f"file://localhost{folder}", f"local://{folder}", f"file:///{folder}"):
+    for uri in (
+        folder.as_uri(),
+        f"file://{folder}",
+        f"file://localhost{folder}",
+        f"local://{folder}",
+        f"file:///{folder}",
+    ):
         assert os.path.samefile(tmp_path, Path(Storage(uri).uri).parent)
         assert Path(Storage(uri).uri).name == "my run"
     (tmp_path / "my%20run").mkdir()
@@ -74,7 +80,12 @@ def test_a_protocol_that_nothing_speaks_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
     monkeypatch.setitem(__import__("sys").modules, "adlfs", None)
-    for access in (lambda s: s.read("k"), lambda s: s.info("k"), lambda s: s.list(), lambda s: s.check_writable()):
+    for access in (
+        lambda s: s.read("k"),
+        lambda s: s.info("k"),
+        lambda s: s.list(),
+        lambda s: s.check_writable(),
+    ):
         with pytest.raises(StorageError) as failure:
             access(Storage(uri))
         assert not failure.value.transient

@@ -3,7 +3,7 @@
 import numpy as np
 from torch import Tensor
 
-from cascade_batch.batches import Conditions, PriorBatch
+from cascade_batch.batches import Conditions, DecoderBatch, PriorBatch
 from cascade_batch.errors import SpecError
 from cascade_batch.geometry import embedding_side
 from cascade_batch.models.config import UNetConfig
@@ -38,6 +38,17 @@ def check_shapes(batch: PriorBatch, start: Start, channels: int) -> None:
 def check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
     if tensor is not None and tuple(tensor.shape) != shape:
         raise SpecError(f"{name} of another shape", got=tuple(tensor.shape), expected=shape)
+
+
+def check_decoded(batch: DecoderBatch, config: UNetConfig) -> None:
+    """What Stage B is given has as many channels as it takes."""
+    for name, array, channels in (
+        ("image_embeddings", batch.embeddings, config.effnet_in_channels),
+        ("prompt_embeds_pooled", batch.pooled, config.clip_text_pooled_in_channels),
+        ("negative_prompt_embeds_pooled", batch.negative_pooled, config.clip_text_pooled_in_channels),
+    ):
+        if array.shape[1] != channels:
+            raise SpecError(f"{name} do not fit the model", got=array.shape, expected=f"{channels} channels")
 
 
 def check_conditions(config: UNetConfig, images: Tensor | None, given: Conditions) -> None:

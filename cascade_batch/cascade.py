@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cascade_batch.batch_checks import (
     check_conditions,
+    check_decoded,
     check_lengths,
     check_shape,
     check_shapes,
@@ -33,6 +34,7 @@ from cascade_batch.models.checkpoints import (
     load_text_encoder,
     load_tokenizer,
 )
+from cascade_batch.models.evaluating import evaluated
 from cascade_batch.models.loras import Lora, merge
 from cascade_batch.models.sampler import (
     Generators,
@@ -104,7 +106,7 @@ class Prior:
             prompt_truncated=texts.truncated[:count],
         )
 
-    @torch.inference_mode()
+    @evaluated
     def embed(
         self,
         batch: PriorBatch,
@@ -122,7 +124,7 @@ class Prior:
             return start.clean
         return self._denoise(batch, texts, start, generators, on_step)
 
-    @torch.inference_mode()
+    @evaluated
     def encode(self, batch: PriorBatch) -> TextStates:
         """States of the prompts, then of the negative prompts, as many tokens each; given ones come as they are.
 
@@ -148,7 +150,7 @@ class Prior:
             truncated=written.truncated if asked is None else [False] * count,
         )
 
-    @torch.inference_mode()
+    @evaluated
     def pooled(self, texts: Sequence[str]) -> np.ndarray:
         """Pooled states alone, (texts, channels) float32: all that Stage B sees of a text."""
         return self._text.encode(texts).pooled.float().cpu().numpy()
@@ -246,12 +248,12 @@ class Decoder:
         pixels, has_nan, has_infinite = zip(*images, strict=True)
         return DecodedImages(np.concatenate(pixels), list(has_nan), list(has_infinite))
 
-    @torch.inference_mode()
+    @evaluated
     def decode(self, latents: Tensor, scale: float | None = None, tile: int | None = None) -> Tensor:
         """Stage A alone: pixels (B, 3, 4 h, 4 w), float32, nominally 0..1, of latents (B, 4, h, w)."""
         return self._stage_a.decode(latents.to(self._device), scale, tile)
 
-    @torch.inference_mode()
+    @evaluated
     def latents(
         self, batch: DecoderBatch, generators: Generators | None = None, on_step: OnStep | None = None
     ) -> Tensor:
@@ -259,20 +261,20 @@ class Decoder:
 
         `generators` draw the noise instead of those of the batch's seeds.
         """
-        count = len(batch.embeddings)
+        count, net = len(batch.embeddings), self._stage_b
         check_lengths(count, batch.pooled, batch.negative_pooled, batch.seeds, batch.guidance)
+        check_decoded(batch, net.config)
         pooled, embeddings = _tensor(batch.pooled, self._device), _tensor(batch.embeddings, self._device)
         if is_guided(batch.guidance):
             pooled = torch.cat([pooled, _tensor(batch.negative_pooled, self._device)])
             embeddings = torch.cat([embeddings, torch.zeros_like(embeddings)])
         schedule = make_schedule(time_ratios(batch.steps, timesteps=batch.timesteps), batch.sampling)
-        net = self._stage_b
         shape = (net.config.in_channels, latent_side(batch.height), latent_side(batch.width))
+        first = None if batch.latents is None else _tensor(batch.latents, self._device)
+        check_shape("latents", first, (count, *shape))
         prepared = net.prepare(pooled, embeddings, schedule.ratios.to(self._device), shape[1:])
         alone = prepared.first(count)
         noise = generators_of(batch.seeds) if generators is None else generators
-        first = None if batch.latents is None else _tensor(batch.latents, self._device)
-        check_shape("latents", first, (count, *shape))
         return denoise(
             lambda latents, step, guided: net.step(latents, prepared if guided else alone, step),
             schedule,

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from cascade_batch.errors import SpecError
 from cascade_batch.numerics import SWITCHES
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
@@ -33,9 +34,43 @@ def pick_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def named_device(device: str | int | torch.device) -> str:
+    """A device by one name however it was given: "cpu", "cuda", "cuda:1"; "auto" is `pick_device`'s.
+
+    Raises SpecError for one that is not there.
+    """
+    name = device.strip().lower() if isinstance(device, str) else device
+    if name == "auto":
+        return pick_device()
+    try:
+        found = torch.device(name)
+        torch.empty(1, device=found).tolist()  # "meta" holds no values
+    except (RuntimeError, TypeError, AssertionError) as error:  # a torch built without CUDA asserts
+        raise SpecError(
+            "no such device here",
+            where="device",
+            got=f"{device!r}: {str(error).splitlines()[0]}",
+            expected='"auto", "cpu", or an accelerator of this machine such as "cuda:1"',
+        ) from None
+    return "cpu" if found.type == "cpu" else str(found)
+
+
 def device_kind(device: str) -> str:
     """What bits depend on: "cpu", or the accelerator's name, such as "NVIDIA H100 80GB HBM3"."""
     return "cpu" if device == "cpu" else torch.cuda.get_device_name(device)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device had no room for what was asked of it. On a CPU torch raises a plain RuntimeError."""
+    is_full = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return is_full or (type(error) is RuntimeError and "DefaultCPUAllocator: can't allocate" in str(error))
+
+
+def is_device_error(error: Exception) -> bool:
+    """Whether the process cannot be trusted any more. Libraries of the device raise plain RuntimeErrors."""
+    if type(error) is RuntimeError:
+        return any(name in str(error) for name in ("CUDA", "CUBLAS", "CUDNN", "cuDNN", "HIP"))
+    return isinstance(error, torch.AcceleratorError | MemoryError | torch.OutOfMemoryError)
 
 
 @contextmanager

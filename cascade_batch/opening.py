@@ -12,16 +12,13 @@ from cascade_batch.errors import PromptTableError, SpecError, StorageError
 from cascade_batch.geometry import embedding_side
 from cascade_batch.loads import SizeLoad
 from cascade_batch.plan import Plan, make_plan
-from cascade_batch.prompts import PromptTable, open_table
-from cascade_batch.schemas import MANIFEST_COLUMNS, embedding_schema, manifest_schema
+from cascade_batch.prompts import PromptTable, check_carried, open_table
+from cascade_batch.schemas import FORMAT, FORMATS, MANIFEST_COLUMNS, embedding_schema, manifest_schema
 from cascade_batch.spec import Spec, differing_fields, spec_from_dict, spec_to_dict
 from cascade_batch.storage import Storage
 from cascade_batch.storage.urls import split_query
 from cascade_batch.stores import layout
 from cascade_batch.stores.run_record import create_json, read_json, read_plan, write_plan
-
-FORMAT = 2
-"""Version of the layout on storage."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ class OpenRun:
     @property
     def embeddings_schema(self) -> pa.Schema:
         size = self.record["embedding_size"]
-        return embedding_schema(tuple(size) if size else None)
+        return embedding_schema(tuple(size) if size else None, self.record["format"])
 
     @property
     def manifest_schema(self) -> pa.Schema:
@@ -68,6 +65,7 @@ class OpenRun:
 def plan_table(spec: Spec) -> tuple[PromptTable, Plan]:
     """The prompt table of a new run and its shards; every error of the table is raised here."""
     table = open_table(spec.prompts, reserved=MANIFEST_COLUMNS, out=spec.output.uri)
+    check_carried(table)
     return table, make_plan(table, spec)
 
 
@@ -162,12 +160,12 @@ def _resume(spec: Spec, storage: Storage, record: dict[str, Any], table: PromptT
 
 
 def _check_format(record: dict[str, Any], uri: str) -> None:
-    if record.get("format") != FORMAT:
+    if record.get("format") not in FORMATS:
         raise SpecError(
             f"{layout.RUN} is not one of this program's, or of another version",
             where=uri,
             got=f"format {record.get('format')}",
-            expected=f"format {FORMAT}",
+            expected=f"format {' or '.join(map(str, FORMATS))}",
             next_step="choose another --out",
         )
 

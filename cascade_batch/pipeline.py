@@ -120,7 +120,9 @@ def render(
         except KeyboardInterrupt:
             return _finish(run, progress, done, (), INTERRUPTED)
         progress.actors_c, progress.actors_ba = setup.pools.c.most, setup.pools.ba.most
-        return _drive(spec, run, runner.run(tickets, setup), progress, done, observer)
+        # Closed after the outcome stands: stopping the pools may outlast the grace a stopped job is given.
+        with closing(runner.run(tickets, setup)) as shards:
+            return _drive(spec, run, shards, progress, done, observer)
 
 
 def _alive(runner: Runner, storage: Storage, observer: Observer, take_over: bool) -> Heartbeat:
@@ -185,8 +187,14 @@ def _setup(spec: Spec, run: OpenRun, runner: Runner, observer: Observer, share_c
         observer.note(_described(name, pool))
         if asked.max_actors and not pool.max_actors:
             observer.note(f"pool {name} does not grow: this runner has one worker for it")
-    table, numerics = run.table, numerics_text(pools)
-    ref = RunRef(run.storage.uri, run.storage.create_only, numerics, table.root, table.query)
+    ref = RunRef(
+        run.storage.uri,
+        run.storage.create_only,
+        numerics_text(pools),
+        run.table.root,
+        run.table.query,
+        spec.limits.picture_pixels,
+    )
     return Setup(
         ref,
         spec.model,
@@ -240,14 +248,12 @@ def _drive(
     except CascadeError as error:  # the runner itself failed; what is committed stands
         errors.append(str(error))
     try:
-        outcome = _finish(run, progress, done, tuple(errors), state)
+        return _finish(run, progress, done, tuple(errors), state)
     except KeyboardInterrupt:  # the table may be half written; the next sitting writes it anew
-        outcome = _finish(run, progress, done, tuple(errors), INTERRUPTED)
+        return _finish(run, progress, done, tuple(errors), INTERRUPTED)
     except CascadeError as error:
         error.spent = True
         raise
-    shards.close()  # after the outcome stands: stopping the pools may outlast the grace a stopped job is given
-    return outcome
 
 
 def _finish(run: OpenRun, progress: Progress, done: set[int], errors: tuple[str, ...], state: str) -> Outcome:

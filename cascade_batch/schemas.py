@@ -1,10 +1,16 @@
 """Column names, types and closed sets of everything a run writes as a table. No I/O.
 
-Our columns are plain Parquet types, so that DuckDB, Polars, pandas and Spark open them as they are;
-the one extension type is the canonical Arrow fixed-shape tensor of the embeddings.
+Our columns are plain Parquet types, so that DuckDB, Polars, pandas and Spark open them as they are.
 """
 
+import math
+
 import pyarrow as pa
+
+FORMAT = 3
+"""Version of a run's layout on storage; a run goes on in the one that it was begun with."""
+FORMATS = (2, 3)
+"""Those that are read."""
 
 STATUSES = ("ok", "failed")
 
@@ -15,7 +21,7 @@ ERROR_CODES = {
     "single_colour": "every pixel has the same colour",
     "out_of_memory": "the device ran out of memory even at batch 1",
     "bad_image": "a picture that the row brings along cannot be had or read",
-    "bad_condition": "another condition of the row cannot be used",
+    "bad_condition": "another value of the row cannot be used, or a library refuses the row",
     "worker_died": "the prompt killed its worker in every attempt",
 }
 """Why a row failed: the closed set of `error_code`, with what each means."""
@@ -124,19 +130,29 @@ def manifest_schema(carried: pa.Schema) -> pa.Schema:
     return pa.schema([*MANIFEST, *carried])
 
 
-def embedding_schema(size: tuple[int, int] | None) -> pa.Schema:
-    """Schema of every embedding shard of a run.
+def embedding_type(size: tuple[int, int] | None, run_format: int = FORMAT) -> pa.DataType:
+    """The type of `embedding`: float32 values in (channel, height, width) order.
 
     Args:
-        size: embedding height and width if all images of the run share one, else None: then
-            `embedding` is a flat list in (channel, height, width) order.
+        size: embedding height and width if all images of the run share one: a list of that fixed size; else None:
+            a list of any size.
+        run_format: runs of format 2 have Arrow tensors instead of lists of fixed size, null in failed rows.
     """
+    if not size:
+        return pa.list_(pa.float32())
+    shape = [EMBEDDING_CHANNELS, *size]
+    if run_format == 2:
+        return pa.fixed_shape_tensor(pa.float32(), shape)
+    return pa.list_(pa.float32(), math.prod(shape))
+
+
+def embedding_schema(size: tuple[int, int] | None, run_format: int = FORMAT) -> pa.Schema:
+    """Schema of every embedding shard of a run; `size` and `run_format` as in `embedding_type`."""
     flat = pa.list_(pa.float32())
-    tensor = pa.fixed_shape_tensor(pa.float32(), [EMBEDDING_CHANNELS, *size]) if size else flat
     return pa.schema(
         [
             ("image_id", pa.string()),
-            ("embedding", tensor),
+            ("embedding", embedding_type(size, run_format)),
             ("height", pa.int32()),
             ("width", pa.int32()),
             ("pooled", flat),

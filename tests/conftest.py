@@ -14,8 +14,18 @@ from hypothesis import settings
 
 from tests.servers import S3Server, start_moto, start_seaweed
 
+pytest_plugins = ["tests.watchdog"]
+
 settings.register_profile("shared machine", deadline=None)  # a slow neighbour is no failure
 settings.load_profile("shared machine")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A line for each fuzz test that passed: how many inputs it tried (its property "fuzz")."""
+    for report in terminalreporter.getreports("passed"):
+        for name, told in getattr(report, "user_properties", ()):
+            if name == "fuzz" and report.when == "call":
+                terminalreporter.write_line(f"fuzz {told}")
 
 
 @pytest.fixture(autouse=True)

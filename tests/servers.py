@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-START_SECONDS = 60
+from tests.patience import PATIENCE_S
+
 ACCESS_KEY, SECRET_KEY, REGION = "TESTKEYFORLOOPBACK", "test-secret-for-loopback", "us-east-1"
 
 
@@ -64,7 +65,7 @@ class S3Server:
         """SIGKILL; what SeaweedFS has on disk stays."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            self._process.wait(PATIENCE_S)
             self._process = None
 
     @property
@@ -78,7 +79,7 @@ class S3Server:
         self.kill()
         with open(self.folder / "log", "ab") as log:
             self._process = subprocess.Popen(self.command, cwd=self.folder, stdout=log, stderr=log)
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + PATIENCE_S
         while not self._answers():
             if time.monotonic() > deadline or self._process.poll() is not None:
                 self.kill()

@@ -1,44 +1,20 @@
 """Arguments in all the forms that the published pipelines take, brought to one: a list or array entry per image."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
-from cascade_batch import pictures
+from cascade_batch import pictures, values
+from cascade_batch.api.scalars import Array, to_numbers
 from cascade_batch.errors import SpecError
 from cascade_batch.geometry import SIDE_STEP, STAGE_B_COMPRESSION
-from cascade_batch.models.sampler import Generators
 
-Texts = str | Sequence[str] | None
 Picture = Image.Image | np.ndarray | Tensor
 Pictures = Picture | Sequence[Picture]
-Array = Tensor | np.ndarray
-Seeds = int | Sequence[int] | None
-
-
-def prompts_of(prompt: Texts, embeds: Array | None) -> list[str]:
-    """One text per prompt; "" where states came ready made. Raises SpecError if there is neither, or both."""
-    if prompt is not None and embeds is not None:
-        raise SpecError("a prompt and prompt_embeds", got="both", expected="one of them")
-    if embeds is not None:
-        return [""] * len(embeds)
-    if prompt is None:
-        raise SpecError("no prompt", expected="prompt, or prompt_embeds with prompt_embeds_pooled")
-    return [prompt] if isinstance(prompt, str) else list(prompt)
-
-
-def negatives_of(negative: Texts, embeds: Array | None, count: int) -> list[str]:
-    """One negative text per prompt, one text serving all. Raises SpecError for another number."""
-    if negative is not None and embeds is not None:
-        raise SpecError("a negative_prompt and negative_prompt_embeds", got="both", expected="one of them")
-    texts = [negative or ""] if negative is None or isinstance(negative, str) else list(negative)
-    if len(texts) not in (1, count):
-        raise SpecError("negative prompts do not match the prompts", got=len(texts), expected=f"1 or {count}")
-    return texts * count if len(texts) == 1 else texts
 
 
 def states_of(
@@ -50,7 +26,7 @@ def states_of(
     """
     if states is None:
         return None
-    array = to_array(states)
+    array = values.numbers(name, to_numbers(states), (dimensions, dimensions + 1))
     if array.ndim == dimensions + 1 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != dimensions or len(array) not in (1, prompts):
@@ -66,7 +42,7 @@ def image_embeds_of(embeds: Array | None, prompts: int, copies: int) -> np.ndarr
     """(images, k, channels), from one set for all prompts, (1, k, channels), or one for each."""
     if embeds is None:
         return None
-    array = to_array(embeds)
+    array = values.numbers("image_embeds", to_numbers(embeds), (2, 3))
     if array.ndim == 2:
         array = array[:, None] if len(array) == prompts else array[None]
     return states_of(array, 3, prompts, copies, "image_embeds")
@@ -76,9 +52,9 @@ def picture_sets(given: Pictures | Sequence[Sequence[Picture]], prompts: int) ->
     """The pictures of each prompt: one, or several for all prompts, or a list of lists, one for each prompt."""
     own = _listed(given)
     if own and all(isinstance(several, list | tuple) for several in own):
-        sets = [[one for entry in several for one in unbatched(entry)] for several in own]
+        sets = [[one for entry in several for one in pictures_of(entry, "images")] for several in own]
     else:
-        sets = [[one for entry in own for one in unbatched(entry)]] * prompts
+        sets = [[one for entry in own for one in pictures_of(entry, "images")]] * prompts
     if len(sets) != prompts or len({len(own) for own in sets}) != 1 or not sets[0]:
         raise SpecError(
             "pictures do not match the prompts",
@@ -90,7 +66,8 @@ def picture_sets(given: Pictures | Sequence[Sequence[Picture]], prompts: int) ->
 
 def clip_crops(sets: list[list[Image.Image]], size: int, copies: int) -> np.ndarray:
     """(images, k, size, size, 3) uint8."""
-    crops = np.stack([np.stack([pictures.clip_crop(one, size) for one in own]) for own in sets])
+    with pictures.refusing("images"):
+        crops = np.stack([np.stack([pictures.clip_crop(one, size) for one in own]) for own in sets])
     return np.repeat(crops, copies, axis=0)
 
 
@@ -98,70 +75,75 @@ def one_each(given: Pictures | None, prompts: int, copies: int, name: str) -> li
     """One picture per image, one serving all prompts."""
     if given is None:
         return None
-    found = [one for entry in _listed(given) for one in unbatched(entry)]
+    found = [one for entry in _listed(given) for one in pictures_of(entry, name)]
     if len(found) not in (1, prompts):
         raise SpecError(f"{name} do not match the prompts", got=len(found), expected=f"1 or {prompts}")
     return [one for one in (found * prompts if len(found) == 1 else found) for _ in range(copies)]
 
 
-def unbatched(picture: Picture) -> list[Image.Image]:
-    """Pictures of a PIL image, a tensor (3, H, W) or (N, 3, H, W), or an array (H, W, 3) or (N, H, W, 3).
+def pictures_of(given: Picture, name: str) -> list[Image.Image]:
+    """Pictures of a PIL image, or of a tensor or array of any shape that `pictures.split` takes.
 
-    Numbers are 0..255 if they are whole, else 0..1.
+    For the name "mask" they are what `pictures.as_mask` gives, else RGB. Raises SpecError, PictureError.
     """
-    if isinstance(picture, Image.Image):
-        return [picture.convert("RGB")]
-    array = to_array(picture.movedim(-3, -1) if isinstance(picture, Tensor) else picture, keep_whole=True)
-    array = array[None] if array.ndim == 3 else array
-    if array.ndim != 4 or array.shape[-1] not in (1, 3):
+    whole, part = _READ_MASK if name == "mask" else _READ_RGB
+    with pictures.refusing(name):
+        if isinstance(given, Image.Image):
+            return [whole(given)]
+        if not isinstance(given, Tensor | np.ndarray):
+            raise _no_picture(given, name)
+        several = pictures.split(_numbers_of(given), isinstance(given, Tensor))
+        if name == "mask" and given.ndim == 3 and given.shape[0] == several.shape[-1] > 1:
+            _check_grey(several, name)
+        shown = several if name == "mask" else pictures.levels(several)
+        return [part(one) for one in shown]
+
+
+_READ_RGB = (pictures.as_rgb, pictures.rgb_of_array)
+_READ_MASK = (pictures.as_mask, pictures.mask_of_array)
+
+
+def _numbers_of(given: Array) -> np.ndarray:
+    if not isinstance(given, Tensor):
+        return given
+    values = given.detach().cpu()
+    return (values.float() if values.dtype.is_floating_point else values).numpy()
+
+
+def _check_grey(masks: np.ndarray, name: str) -> None:
+    """Three or four masks as channels of one picture would all serve all prompts."""
+    if (masks[..., 1:3] != masks[..., :1]).any():
         raise SpecError(
-            "not pictures", got=array.shape, expected="(N, 3, H, W) tensors or (N, H, W, 3) arrays"
+            "masks of one picture in colours, or several masks",
+            where=name,
+            got=f"shape {masks.shape[-1:] + masks.shape[1:3]}",
+            expected="(N, 1, H, W) for several masks, (1, 3, H, W) for one in colours",
         )
-    if array.dtype != np.uint8:
-        array = (array.clip(0, 1) * 255).round().astype(np.uint8)
-    return [Image.fromarray(np.broadcast_to(one, (*one.shape[:2], 3))) for one in array]
 
 
-def to_array(values: Array, keep_whole: bool = False) -> np.ndarray:
-    """float32, or uint8 as it is."""
-    array = values.detach().cpu() if isinstance(values, Tensor) else np.asarray(values)
-    if isinstance(array, Tensor):
-        array = (array if array.dtype == torch.uint8 else array.float()).numpy()
-    return array if keep_whole and array.dtype == np.uint8 else array.astype(np.float32)
+def _no_picture(given: Any, name: str) -> SpecError:
+    is_file = isinstance(given, str | bytes | os.PathLike)
+    return SpecError(
+        "not a picture",
+        where=name,
+        got=type(given).__name__,
+        expected="a PIL image, tensor or array" + ("" if given is not None else " for every prompt"),
+        next_step="open it: PIL.Image.open(...)" if is_file else "",
+    )
 
 
-def drawn_by(generator: Generators | None, seed: Seeds, count: int) -> tuple[list[int], Generators | None]:
-    """(seeds, generators) of the images: seeds name images as a prompt table's do; generators go on where they stand.
-
-    With neither, seeds come from torch's global generator, so that `torch.manual_seed` decides.
-    """
-    if generator is not None and seed is not None:
-        raise SpecError("a generator and a seed", got="both", expected="one of them")
-    if isinstance(generator, Sequence) and len(generator) != count:
-        raise SpecError("generators do not match the images", got=len(generator), expected=count)
-    if seed is None:
-        return torch.randint(2**63 - 1, (count,)).tolist(), generator
-    seeds = [(seed + i) % 2**63 for i in range(count)] if isinstance(seed, int) else list(seed)
-    if len(seeds) != count:
-        raise SpecError("seeds do not match the images", got=len(seeds), expected=count)
-    return seeds, None
-
-
-def scales_of(scale: float | Sequence[float], count: int) -> list[float]:
-    """A guidance scale per image."""
-    scales = [float(scale)] * count if isinstance(scale, int | float) else [float(one) for one in scale]
-    if len(scales) != count:
-        raise SpecError("guidance scales do not match the images", got=len(scales), expected=count)
-    return scales
-
-
-def times_of(timesteps: Sequence[float] | None) -> tuple[float, ...] | None:
-    return None if timesteps is None else tuple(float(time) for time in timesteps)
+def to_array(values: Array) -> np.ndarray:
+    """float32."""
+    array = values.detach().cpu().float().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    return array.astype(np.float32)
 
 
 def joined(embeddings: Array | Sequence[Array]) -> np.ndarray:
     """(images, 16, h, w), of one array, or of several, each with or without its first dimension."""
-    arrays = [to_array(one) for one in (_listed(embeddings))]
+    name = "image_embeddings"
+    arrays = [values.numbers(name, to_numbers(one), (3, 4)) for one in _listed(embeddings)]
+    if len({one.shape[-3:] for one in arrays}) != 1:
+        raise SpecError("embeddings of several sizes, or none", where=name, got=[one.shape for one in arrays])
     return np.concatenate([one if one.ndim == 4 else one[None] for one in arrays])
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from cascade_batch import pictures
+from cascade_batch import pictures, values
 from cascade_batch.api import arguments as args
+from cascade_batch.api import scalars
 from cascade_batch.batches import Conditions
 from cascade_batch.errors import SpecError
 from cascade_batch.geometry import ENCODER_STRIDE, embedding_side
@@ -21,8 +22,8 @@ class Asked:
     copies: int
     height: int
     width: int
-    image_size: int
-    """Side of the pictures that the model's image encoder takes."""
+    image_size: Callable[[], int]
+    """Side of the pictures that the model's image encoder takes; asked for only if there are some."""
 
     @property
     def images(self) -> int:
@@ -35,13 +36,16 @@ class Asked:
         """One picture per image, at the size that the encoders of pictures look at."""
         found = args.one_each(given, self.prompts, self.copies, name)
         area = [embedding_side(side) * ENCODER_STRIDE for side in (self.width, self.height)]
-        return None if found is None else np.stack([how(one, *area) for one in found])
+        if found is None:
+            return None
+        with pictures.refusing(name):
+            return np.stack([how(one, *area) for one in found])
 
     def crops(self, given: Any) -> np.ndarray | None:
         """Pictures to vary, as CLIP looks at them."""
         if given is None:
             return None
-        return args.clip_crops(args.picture_sets(given, self.prompts), self.image_size, self.copies)
+        return args.clip_crops(args.picture_sets(given, self.prompts), self.image_size(), self.copies)
 
 
 def conditions_of(
@@ -68,6 +72,7 @@ def conditions_of(
         raise SpecError("a mask without a picture", expected="init_image or control_image beside it")
     if strength is not None and timesteps is not None:
         raise SpecError("strength and timesteps both say where to begin", expected="one of them")
+    factors = np.full(asked.images, values.real("control_strength", control_strength), np.float32)
     return Conditions(
         prompt_embeds=asked.states(prompt_embeds, 3, "prompt_embeds"),
         prompt_embeds_pooled=asked.states(prompt_embeds_pooled, 2, "prompt_embeds_pooled"),
@@ -81,13 +86,11 @@ def conditions_of(
         strength=1.0 if init_image is None else pictures.strength_of(strength, mask is not None),
         masks=asked.cut(mask, "mask", pictures.brightness),
         control_images=asked.cut(control_image, "control_image"),
-        control_strengths=None
-        if control_image is None
-        else np.full(asked.images, control_strength, np.float32),
-        latents=None if latents is None else args.to_array(latents),
-        sca=float(sca),
-        crp=float(crp),
-        timesteps=args.times_of(timesteps),
+        control_strengths=None if control_image is None else factors,
+        latents=scalars.numbers_of("latents", latents, (4,)),
+        sca=values.real("sca", sca),
+        crp=values.real("crp", crp),
+        timesteps=scalars.times_of(timesteps),
     )
 
 
@@ -106,14 +109,14 @@ def pooled_of(
             got="negative_prompt_embeds",
             expected="negative_prompt_embeds_pooled",
         )
-    prompts = args.prompts_of(prompt, pooled)
+    prompts = scalars.prompts_of(prompt, pooled)
     if images % len(prompts):
         raise SpecError(
             "embeddings do not match the prompts",
             got=f"{images} images",
             expected=f"a multiple of {len(prompts)}",
         )
-    negatives = args.negatives_of(negative, negative_pooled, len(prompts))
+    negatives = scalars.negatives_of(negative, negative_pooled, len(prompts))
     copies = images // len(prompts)
     found = args.states_of(pooled, 2, len(prompts), copies, "prompt_embeds_pooled")
     found_negative = args.states_of(negative_pooled, 2, len(prompts), copies, "negative_prompt_embeds_pooled")

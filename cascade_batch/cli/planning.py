@@ -1,5 +1,6 @@
 """The `plan` command: what a table would cost, writing nothing. Needs neither torch nor ray, but for `--calibrate`."""
 
+import math
 from dataclasses import dataclass, replace
 
 from cascade_batch import weights, worlds
@@ -55,8 +56,10 @@ def print_plan(spec: Spec, speed: Speed) -> None:
 
 
 def _check_speed(speed: Speed) -> None:
-    if speed.rate is not None and speed.rate <= 0:
-        raise SpecError("a rate is images per second", where="--rate", got=speed.rate, expected="more than 0")
+    if speed.rate is not None and not 0 < speed.rate < math.inf:
+        raise SpecError(
+            "a rate is images per second", where="--rate", got=speed.rate, expected="more than 0, finite"
+        )
     if speed.gpus is not None and speed.gpus < 1:
         raise SpecError("no GPUs to split", where="--gpus", got=speed.gpus, expected="1 or more")
     if speed.gpus is not None and not (speed.rate_from or speed.calibrate):

@@ -2,9 +2,11 @@
 
 On a CPU in evaluation the linear layers are oneDNN's, which multiply as fast as torch's own or faster and apply GELU or
 add the residual while the result is still in a register; what each gains stands in `jobs/BENCHMARKS.md`. They have no
-gradient, so training and every other device take torch's plain operators, which say the same in more passes.
+gradient, and multiply bfloat16 only on a CPU with AVX-512, so training, every other CPU and every other device take
+torch's plain operators, which say the same in more passes.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,7 +22,6 @@ _CACHED = 2**20
 """Values of a map that are summed up at a time."""
 _SCORES = 2**26
 """Attention scores of an image that may stand in memory at once; 2048 px of the published Stage C need 1.8e8."""
-_ONEDNN_DTYPES = {torch.float32, torch.bfloat16}
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -70,7 +71,8 @@ def position_norm(x: Tensor) -> Tensor:
 
 def _norm_by_statistics(x: Tensor) -> Tensor:
     """By way of batch normalization's mean and variance, which pass once over the map and keep float32 sums."""
-    unused = torch.zeros(2, x.shape[3])  # float32, which the statistics then are as well
+    # float32, which the statistics then are as well
+    unused = torch.zeros(2, x.shape[3], dtype=torch.float32, device=x.device)
     squares = []
     for image in x.split(1):
         mean, variance = torch.batch_norm_update_stats(image.permute(0, 3, 1, 2), unused[0], unused[1], 0.0)
@@ -86,9 +88,18 @@ def scale_and_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def _has_onednn(x: Tensor) -> bool:
-    return (
-        _onednn is not None and x.device.type == "cpu" and x.dtype in _ONEDNN_DTYPES and _is_plain_inference()
-    )
+    wanted = x.device.type == "cpu" and torch.backends.mkldnn.enabled  # which a user may have switched off
+    return wanted and x.dtype in onednn_dtypes() and _is_plain_inference()
+
+
+@cache
+def onednn_dtypes() -> frozenset[torch.dtype]:
+    """What this machine's oneDNN multiplies; none where torch was built without it."""
+    if _onednn is None:
+        return frozenset()
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return frozenset((torch.float32, torch.bfloat16))
+    return frozenset((torch.float32,))
 
 
 def _is_plain_inference() -> bool:

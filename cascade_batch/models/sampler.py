@@ -45,7 +45,7 @@ class ImageNoise:
 
     def draw(self) -> Tensor:
         drawn = [
-            torch.randn(self._shape, generator=generator, device=generator.device)
+            torch.randn(self._shape, generator=generator, device=generator.device, dtype=torch.float32)
             for generator in self._generators
         ]
         return torch.cat(drawn).to(self._device)
@@ -53,7 +53,7 @@ class ImageNoise:
 
 def generators_of(seeds: Sequence[int]) -> list[torch.Generator]:
     """A CPU generator for each image."""
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
+    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ LEAST, MOST = 0.0001, 0.9999
 
 def signal_share(ratios: Tensor) -> Tensor:
     """ᾱ at the given time ratios, float32."""
-    offset = torch.tensor(OFFSET)
+    offset = torch.tensor(OFFSET, dtype=torch.float32, device="cpu")
     start = torch.cos(offset / (1 + offset) * math.pi * 0.5) ** 2
     share = torch.cos((ratios + offset) / (1 + offset) * math.pi * 0.5) ** 2 / start
     return share.clamp(LEAST, MOST)
@@ -86,8 +86,9 @@ def time_ratios(steps: int, strength: float = 1.0, timesteps: Sequence[float] | 
     """
     if timesteps is None:
         taken = max(1, int(steps * strength + 1e-6))  # 100 * 0.29 is a hair less than 29
-        return torch.linspace(strength, 0.0, taken + 1)
-    given = torch.tensor([*timesteps, 0.0] if timesteps[-1] > 0 else timesteps, dtype=torch.float32)
+        return torch.linspace(strength, 0.0, taken + 1, dtype=torch.float32, device="cpu")
+    ended = [*timesteps, 0.0] if timesteps and timesteps[-1] > 0 else timesteps
+    given = torch.tensor(ended, dtype=torch.float32, device="cpu")
     if len(given) < 2 or given[0] > 1 or given[-1] < 0 or not bool((given.diff() < 0).all()):
         raise SpecError(
             "these are no time steps",

@@ -158,17 +158,20 @@ class TextEncoder:
     def _padded(self, windows: Sequence[_Window]) -> dict[str, Tensor]:
         pad = self._tokenizer.pad_token_id
         rows = [(window.ids, self.length - len(window.ids)) for window in windows]
-        ids = torch.tensor([row + [pad] * missing for row, missing in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * missing for row, missing in rows])
-        return {"input_ids": ids.to(self._tower.device), "attention_mask": mask.to(self._tower.device)}
+        device = self._tower.device
+        ids = [row + [pad] * missing for row, missing in rows]
+        mask = [[1] * len(row) + [0] * missing for row, missing in rows]
+        return {
+            "input_ids": torch.tensor(ids, device=device),
+            "attention_mask": torch.tensor(mask, device=device),
+        }
 
     def _weighted(self, states: Tensor, windows: Sequence[_Window], empty: _Text) -> Tensor:
         if all(weight == 1 for window in windows for weight in window.weights):
             return states
-        weights = torch.ones(states.shape[:2])
-        for row, window in enumerate(windows):
-            weights[row, : len(window.weights)] = torch.tensor(window.weights)
-        weights = weights.unsqueeze(-1).to(states.device)
+        length = states.shape[1]
+        padded = [window.weights + [1.0] * (length - len(window.weights)) for window in windows]
+        weights = torch.tensor(padded, dtype=torch.float32, device=states.device).unsqueeze(-1)
         nothing = self._window(empty.windows[0])[0].float()
         moved = nothing + weights * (states.float() - nothing)
         return torch.where(weights == 1, states, moved.to(states.dtype))

@@ -1,5 +1,6 @@
 """The prompt table: opened and checked once, then read by row ranges. No torch, no ray."""
 
+from cascade_batch.prompts.carrying import check_carried
 from cascade_batch.prompts.columns import CONDITIONS
 from cascade_batch.prompts.digest import rows_sha256
 from cascade_batch.prompts.opening import open_table
@@ -11,6 +12,7 @@ __all__ = [
     "CONDITIONS",
     "PromptFile",
     "PromptTable",
+    "check_carried",
     "first_prompts",
     "image_requests",
     "open_table",

@@ -1,25 +1,12 @@
 """Values that decide identity and cost, checked for a whole table before anything is spent."""
 
-import math
-
 import numpy as np
 import pyarrow as pa
 
 from cascade_batch.errors import PromptTableError
-from cascade_batch.geometry import MAX_SIDE, MIN_SIDE, SIDE_STEP, check_side
+from cascade_batch.geometry import SIDE_STEP, check_side
 from cascade_batch.prompts.table import PromptFile, PromptTable
-
-RANGES: dict[str, tuple[float, float]] = {
-    "seed": (0, 2**63 - 1),
-    "num_images": (1, 1_000_000),
-    "width": (MIN_SIDE, MAX_SIDE),
-    "height": (MIN_SIDE, MAX_SIDE),
-    "prior_steps": (1, 1000),
-    "prior_guidance_scale": (0, np.finfo(np.float64).max),
-    "decoder_steps": (1, 1000),
-    "decoder_guidance_scale": (0, np.finfo(np.float64).max),
-}
-"""Least and greatest value of each column; null is the run's default and always fine."""
+from cascade_batch.values import RANGES, limits_of
 
 
 def check_values(table: PromptTable, file: PromptFile, first_row: int, rows: pa.Table) -> None:
@@ -72,6 +59,6 @@ def _bad_value(name: str, column: pa.ChunkedArray, row: int, where: str) -> Prom
     value = column[row].as_py()
     if name in ("width", "height"):
         check_side(name, value, where)
-    low, high = RANGES[name]
-    limit = f"at least {low}, finite" if name.endswith("_guidance_scale") else f"{low} to {math.floor(high)}"
-    return PromptTableError(f"a prompt's {name} is out of range", where=where, got=value, expected=limit)
+    return PromptTableError(
+        f"a prompt's {name} is out of range", where=where, got=value, expected=limits_of(name)
+    )

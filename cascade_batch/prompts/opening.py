@@ -63,9 +63,20 @@ def open_table(prompts: PromptsSpec, reserved: Collection[str] = (), out: str = 
     )
     named = {name for _, schema in layouts for name in sources(schema.names, prompts.columns)}
     conditions = tuple(name for name in CONDITIONS if name in named)
+    nulls, examples = _null_prompts(summaries), _examples(summaries)
     return PromptTable(
-        storage.uri, dict(prompts.columns), files, carried, _null_prompts(summaries), conditions, where.query
+        storage.uri, dict(prompts.columns), files, carried, nulls, conditions, examples, where.query
     )
+
+
+def _examples(summaries: list[Summary]) -> tuple[int, ...]:
+    """One file of each layout, with rows if any of its kind has some."""
+    found: dict[bytes, int] = {}
+    for index, summary in enumerate(summaries):
+        best = found.setdefault(summary.layout, index)
+        if summary.rows and not summaries[best].rows:
+            found[summary.layout] = index
+    return tuple(found.values())
 
 
 def _agree(

@@ -15,12 +15,16 @@ import pyarrow.parquet as pq
 
 from cascade_batch.errors import IntegrityError, PromptTableError
 from cascade_batch.prompts.columns import AS_STORED, COLUMNS, CONDITIONS, sources
+from cascade_batch.prompts.encodings import decoded
 from cascade_batch.prompts.footers import read_footer
 from cascade_batch.prompts.table import PromptFile, PromptTable
 from cascade_batch.storage import Storage
 
 PLANNING_ROWS = 2**18
 """Rows that planning reads at once: few requests for files of many row groups, little memory for others."""
+
+PAGE = 2**16
+"""Bytes read at once where only the first row of a column is wanted."""
 
 _reading = threading.Lock()
 
@@ -45,7 +49,7 @@ def read_rows(table: PromptTable, file_index: int, first_row: int, rows: int) ->
         stored = pa.concat_tables(pieces) if pieces else parquet.schema_arrow.empty_table()
         return _canonical(stored, table, file, first_row)
     except (pa.ArrowException, OverflowError) as error:
-        raise _unreadable(table.where(file), str(error).splitlines()[0]) from None
+        raise _unreadable(table.where(file), error) from None
 
 
 def iter_planned(table: PromptTable, file_index: int, limit: int) -> Iterator[tuple[int, pa.Table]]:
@@ -70,6 +74,25 @@ def first_prompts(table: PromptTable, rows: int, files: int) -> list[str]:
     return [text for text in texts if text is not None]
 
 
+def first_carried(table: PromptTable, file_index: int, names: Sequence[str]) -> pa.Table:
+    """The first row of a file, or none, in some carried columns alone; of each no more is read than that takes."""
+    file = table.files[file_index]
+    parquet = _open(table.root, file.path, file.footer_sha256, table.query, read_ahead=False)
+    found = sources(parquet.schema_arrow.names, table.columns)
+    wanted = [found[name] for name in names if name in found]
+    try:
+        batch = next(parquet.iter_batches(1, columns=wanted, use_threads=False), None) if wanted else None
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise _unreadable(table.where(file), error) from None
+    stored = pa.table({}) if batch is None else pa.Table.from_batches([batch])
+    columns = {}
+    for name in names:
+        kind = table.carried.field(name).type
+        known = batch is not None and name in found
+        columns[name] = decoded(stored[found[name]]).cast(kind) if known else pa.nulls(stored.num_rows, kind)
+    return pa.table(columns)
+
+
 def prompt_ids(file: PromptFile, first_row: int, rows: int, ids: pa.ChunkedArray | None) -> pa.ChunkedArray:
     """The ids of a range of rows as text: the column's, or `<path relative to the root>:<row>`."""
     if ids is not None:
@@ -90,7 +113,7 @@ def _iter_columns(
     for groups in _runs(parquet.metadata, limit):
         stored = _read(parquet, table.where(file), groups, wanted)
         stored = stored.slice(0, limit - first)
-        columns = [_decoded(stored[found[name]]) for name in names]
+        columns = [decoded(stored[found[name]]) for name in names]
         yield first, pa.table(columns, names=list(names))
         first += stored.num_rows
 
@@ -108,18 +131,14 @@ def _canonical(stored: pa.Table, table: PromptTable, file: PromptFile, first_row
     for name, kind in kinds.items():
         column = stored[found[name]] if name in found else pa.chunked_array([pa.nulls(rows)])
         if name == "id":
-            ids = _decoded(column) if name in found else None
+            ids = decoded(column) if name in found else None
             columns["prompt_id"] = prompt_ids(file, first_row, rows, ids)
         else:
-            columns[name] = _decoded(column) if kind is AS_STORED else column.cast(kind)
+            columns[name] = decoded(column) if kind is AS_STORED else decoded(column).cast(kind)
     for name in ("prompt", "negative_prompt"):
         columns[name] = _valid_text(columns[name])
     order = ["prompt_id", *(name for name in columns if name != "prompt_id")]
     return pa.table({name: columns[name] for name in order}).combine_chunks()
-
-
-def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
 def _valid_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -145,7 +164,8 @@ def _opened(root: str, path: str, footer_sha256: str, query: str) -> pq.ParquetF
     return _open(root, path, footer_sha256, query)
 
 
-def _open(root: str, path: str, footer_sha256: str, query: str) -> pq.ParquetFile:
+def _open(root: str, path: str, footer_sha256: str, query: str, read_ahead: bool = True) -> pq.ParquetFile:
+    """`read_ahead` fetches whole columns of a row group at once, else they are read as far as they are asked for."""
     storage = Storage(root, query)
     footer = read_footer(storage, path)
     if footer.sha256 != footer_sha256:
@@ -157,7 +177,11 @@ def _open(root: str, path: str, footer_sha256: str, query: str) -> pq.ParquetFil
             next_step="restore the file, or start a new run for the new table",
         )
     return pq.ParquetFile(
-        storage.open(path), metadata=footer.metadata, pre_buffer=True, page_checksum_verification=True
+        storage.open(path),
+        metadata=footer.metadata,
+        pre_buffer=read_ahead,
+        buffer_size=0 if read_ahead else PAGE,
+        page_checksum_verification=True,
     )
 
 
@@ -172,18 +196,18 @@ def _read(parquet: pq.ParquetFile, where: str, groups: Sequence[int], columns: l
         stored = parquet.read_row_groups(list(groups), columns=columns, use_threads=False)
         stored.validate()
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise _unreadable(where, str(error).splitlines()[0] if str(error) else repr(error)) from None
+        raise _unreadable(where, error) from None
     rows = sum(parquet.metadata.row_group(group).num_rows for group in groups)
     if stored.num_rows != rows:
         raise _unreadable(where, f"{stored.num_rows} rows where its footer says {rows}")
     return stored
 
 
-def _unreadable(where: str, got: str) -> PromptTableError:
+def _unreadable(where: str, error: object) -> PromptTableError:
     return PromptTableError(
         "a prompt file cannot be read",
         where=where,
-        got=got,
+        got=(str(error) or type(error).__name__).splitlines()[0],
         next_step="restore the file, or write it again; its data does not match its footer",
     )
 

@@ -41,6 +41,8 @@ class PromptTable:
     """Rows without a prompt, from footer statistics; None where a footer does not say."""
     conditions: tuple[str, ...] = ()
     """Those of our columns that condition images on more than text and that some file has."""
+    layouts: tuple[int, ...] = field(default=(), compare=False)
+    """One file of each layout of columns, by its place in `files`; none in a table that was read from `run.json`."""
     query: str = field(default="", repr=False, compare=False)
     """What requests to the web server that has the table need: a signature perhaps, so it is written nowhere."""
 
@@ -93,5 +95,5 @@ class PromptTable:
             carried,
             tree["null_prompts"],
             tuple(tree["conditions"]),
-            query,
+            query=query,
         )

@@ -1,17 +1,28 @@
 """How Arrow types of one column are brought together over many files.
 
-Only changes that keep every value are made: dictionary and view encodings are undone, an all-null
+Only changes that keep every value are made: dictionary and view encodings are undone (`encodings`), an all-null
 column takes any type, and numbers widen within their kind. Text never becomes a number, nor the reverse.
 """
 
 import pyarrow as pa
 import pyarrow.types as t
 
+_SHARED = (pa.FixedShapeTensorType, pa.UuidType, pa.JsonType, pa.OpaqueType, pa.Bool8Type)
 _SIGNED = {8: pa.int8(), 16: pa.int16(), 32: pa.int32(), 64: pa.int64()}
 
 
+def is_shared(kind: pa.DataType) -> bool:
+    """Whether an extension type is Arrow's own, which every process knows; others only who registered them."""
+    return isinstance(kind, _SHARED)
+
+
 def plain(kind: pa.DataType) -> pa.DataType:
-    """The type without encodings: dictionaries become their values, views the ordinary layout."""
+    """The type without encodings: dictionaries become their values, views the ordinary layout.
+
+    Extension types that are not Arrow's own become what they are stored as.
+    """
+    if isinstance(kind, pa.BaseExtensionType):
+        return _plain_extension(kind)
     if t.is_dictionary(kind) or t.is_run_end_encoded(kind):
         return plain(kind.value_type)
     if t.is_string_view(kind):
@@ -26,7 +37,20 @@ def plain(kind: pa.DataType) -> pa.DataType:
         return pa.large_list(plain(kind.value_type))
     if t.is_struct(kind):
         return pa.struct([(field.name, plain(field.type)) for field in kind])
+    if t.is_map(kind):
+        return pa.map_(plain(kind.key_type), plain(kind.item_type), kind.keys_sorted)
     return kind
+
+
+def _plain_extension(kind: pa.BaseExtensionType) -> pa.DataType:
+    storage = plain(kind.storage_type)
+    if not is_shared(kind):
+        return storage
+    if storage == kind.storage_type:
+        return kind
+    if isinstance(kind, pa.JsonType):
+        return pa.json_(storage)
+    return pa.opaque(storage, kind.type_name, kind.vendor_name)
 
 
 def unified(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:

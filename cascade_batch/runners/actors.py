@@ -63,20 +63,14 @@ def _own_thread() -> OnDevice:
 
 def _render(render: Callable[[ShardData], ShardData], row: pa.Table) -> pa.Table:
     """A broken device ends this process, because only a death is restarted by Ray."""
-    import torch
+    from cascade_batch.devices import is_device_error
 
     data = from_row(row)
     try:
-        return to_row(guarded(render, data))
-    except (torch.AcceleratorError, MemoryError, RuntimeError) as error:
-        if not _is_device_error(error):
+        return to_row(guarded(render, data, is_device_error))
+    except Exception as error:
+        if not is_device_error(error):
             raise
         log.exception("device error in shard %d, ending this worker", data.ticket.shard)
         logging.shutdown()
         os._exit(1)
-
-
-def _is_device_error(error: Exception) -> bool:
-    """Whether the process cannot be trusted any more. Libraries of the device raise plain RuntimeErrors."""
-    is_plain = type(error) is RuntimeError
-    return not is_plain or any(name in str(error) for name in ("CUDA", "CUBLAS", "CUDNN", "cuDNN", "HIP"))

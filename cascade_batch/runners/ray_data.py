@@ -6,13 +6,17 @@ GPU actors do GPU work; reading, PNG encoding, hashing and uploading are CPU ste
 dead actor is restarted without limit, and what it was doing is counted by a ledger that outlives it.
 """
 
+import gc
 import json
 import logging
 import math
 import os
+import secrets
 import signal
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -22,6 +26,7 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.exceptions import RayError
+from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cascade_batch.errors import CascadeError
@@ -42,6 +47,8 @@ from cascade_batch.workers.shards import ShardData, Ticket, guarded
 PATIENCE_S, ROOM_S = 30, 1800
 """Our own actors of the execution before leave within the first. After that others have the GPUs; waiting longer than
 the second for them is an error."""
+LEAVING_S = 20
+"""Our actors are killed when an execution ends, however it does; so long is waited until the cluster has seen it."""
 SHARDS_PER_EXECUTION = 1024
 """Ray Data keeps books of every block on the driver until an execution ends, about 13 KB a shard. This bounds
 them, to 6.4 KB a shard over a run of 3,000 (`jobs/bench/driver.py`), at the price of loading the models again
@@ -80,6 +87,41 @@ class RayLedger:
 
     def finish(self, stage: str, shard: int) -> None:
         self._handle.finish.remote(stage, shard)  # not waited for: one caller's calls arrive in order
+
+
+class ActorNames:
+    """What the actors of one sitting are called in the cluster, by which every one of them can be found and ended.
+
+    Ray Data lets go of its actors instead of ending them: one that renders, or still loads, stays for as long as that
+    takes, and for ever where anything, such as a traceback that somebody keeps, holds on to it.
+    """
+
+    def __init__(self) -> None:
+        self._sitting = f"cascade-batch-{secrets.token_hex(6)}"
+
+    def next(self, kind: str) -> str:
+        return f"{self._sitting}-{kind}-{secrets.token_hex(4)}"  # no counting: Ray Data may copy this object
+
+    @contextmanager
+    def ended(self, kind: str = "") -> Iterator[None]:
+        """Leave no actor of this kind, or of any, alive, however what is inside ends."""
+        try:
+            yield
+        finally:
+            gc.collect()  # an executor in a circle of references would start new actors for those that are killed
+            deadline = time.monotonic() + LEAVING_S
+            while (alive := self._alive(kind)) and time.monotonic() < deadline:
+                for name in alive:
+                    with suppress(ValueError, RayError):  # gone meanwhile
+                        ray.kill(ray.get_actor(name))
+                time.sleep(0.1)
+            if alive:
+                log.warning("%d actors of this run did not end: %s", len(alive), ", ".join(alive[:5]))
+
+    def _alive(self, kind: str) -> list[str]:
+        if not ray.is_initialized():
+            return []
+        return [name for name in ray.util.list_named_actors() if name.startswith(f"{self._sitting}-{kind}")]
 
 
 def _step(row: pa.Table, step: Callable[..., ShardData], ref: RunRef) -> pa.Table:
@@ -123,12 +165,14 @@ class RayRunner:
         """Shards in the order they end, one execution after another (`SHARDS_PER_EXECUTION`)."""
         _configure(DataContext.get_current())
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        handle = ray.remote(AttemptLedger).options(num_cpus=0, scheduling_strategy=here)
-        ledger = RayLedger(handle.remote(setup.attempts))
-        left = iter(tickets)
-        while some := list(islice(left, SHARDS_PER_EXECUTION)):
-            _wait_for_room(setup.pools)
-            yield from _execute(_graph(some, setup, ledger))
+        names, left = ActorNames(), iter(tickets)
+        with names.ended():
+            options = {"num_cpus": 0, "scheduling_strategy": here, "name": names.next("ledger")}
+            ledger = RayLedger(ray.remote(AttemptLedger).options(**options).remote(setup.attempts))
+            while some := list(islice(left, SHARDS_PER_EXECUTION)):
+                _wait_for_room(setup.pools)
+                with names.ended("pool"):
+                    yield from _execute(_graph(some, setup, ledger, names))
 
     def close(self) -> None:
         """Stop a cluster of our own; leave one we only connected to."""
@@ -193,17 +237,17 @@ def _execute(graph: Dataset) -> Generator[ShardData]:
         raise _in_our_words(error) from error
 
 
-def _graph(tickets: list[Ticket], setup: Setup, ledger: RayLedger) -> Dataset:
+def _graph(tickets: list[Ticket], setup: Setup, ledger: RayLedger, names: ActorNames) -> Dataset:
     rows = [{"ticket": json.dumps(_plain(ticket))} for ticket in tickets]
     cpus, ref = _step_cpus(setup.pools, sum(node.cpus for node in _nodes())), setup.ref
     graph = ray.data.from_items(rows, override_num_blocks=len(rows))
     graph = _map_step(graph, _open_ticket, cpus)
     if any(not t.has_embeddings or t.retry for t in tickets):
         graph = _map_step(graph, partial(_step, step=read_shard, ref=ref), cpus)
-        graph = _map_pool(graph, PoolC, setup.pools.c, setup, ledger)
+        graph = _map_pool(graph, PoolC, setup.pools.c, setup, ledger, names)
         graph = _map_step(graph, partial(_step, step=commit_embeddings, ref=ref), cpus)
     graph = _map_step(graph, partial(_step, step=read_committed, ref=ref), cpus)
-    graph = _map_pool(graph, PoolBA, setup.pools.ba, setup, ledger)
+    graph = _map_pool(graph, PoolBA, setup.pools.ba, setup, ledger, names)
     return _map_step(graph, partial(_step, step=commit_images, ref=ref), cpus)
 
 
@@ -229,16 +273,22 @@ def _map_step(graph: Dataset, step: Callable, cpus: float) -> Dataset:
     return graph.map_batches(step, batch_size=1, batch_format="pyarrow", num_cpus=cpus)
 
 
-def _map_pool(graph: Dataset, actor: type, pool: Pool, setup: Setup, ledger: RayLedger) -> Dataset:
-    return graph.map_batches(
-        actor,
-        batch_size=1,
-        batch_format="pyarrow",
-        fn_constructor_kwargs={"setup": setup, "ledger": ledger},
-        compute=ActorPoolStrategy(min_size=pool.actors, max_size=pool.most, **IN_HAND),
-        num_cpus=pool.cpus,
-        num_gpus=pool.gpus,
-    )
+def _map_pool(
+    graph: Dataset, actor: type, pool: Pool, setup: Setup, ledger: RayLedger, names: ActorNames
+) -> Dataset:
+    with warnings.catch_warnings():
+        # The only public way to name the actors of a pool, until Ray 2.64, which our requirements leave out.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        return graph.map_batches(
+            actor,
+            batch_size=1,
+            batch_format="pyarrow",
+            fn_constructor_kwargs={"setup": setup, "ledger": ledger},
+            compute=ActorPoolStrategy(min_size=pool.actors, max_size=pool.most, **IN_HAND),
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus,
+            ray_remote_args_fn=lambda: {"name": names.next("pool")},
+        )
 
 
 def _unwrapped(call: Callable[[], Any]) -> Any:

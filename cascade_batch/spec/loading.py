@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import os
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,12 @@ from cascade_batch.errors import SpecError
 from cascade_batch.spec.checks import check
 from cascade_batch.spec.samplers import with_guidance
 from cascade_batch.spec.tree import DtypeSpec, Spec
+from cascade_batch.values import plain, shown
+
+UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
+"""What the YAML parser raises: the second for a date such as 2001-99-99, the third for hundreds of brackets."""
+MOST_BITS = 64
+"""No key takes a longer whole number, and Python prints no very long one."""
 
 
 def load_spec(text: str = "", sets: Iterable[str] = (), flags: Mapping[str, Any] | None = None) -> Spec:
@@ -47,7 +54,7 @@ def spec_to_dict(spec: Spec) -> dict[str, Any]:
 def _parse_yaml(text: str, where: str) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+    except UNREADABLE as error:
         raise SpecError("not valid YAML", where=where, got=str(error)) from None
     if not isinstance(tree, dict):
         raise SpecError(
@@ -59,7 +66,7 @@ def _parse_yaml(text: str, where: str) -> dict[str, Any]:
 def _parse_value(text: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except UNREADABLE:
         return text
 
 
@@ -69,7 +76,7 @@ def _assign(tree: dict[str, Any], dotted: str, value: Any, where: str) -> None:
     for parent in parents:
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
-            raise SpecError("key lies under a plain value", where=where, got=f"{parent} = {node}")
+            raise SpecError("key lies under a plain value", where=where, got=f"{parent} = {shown(node)}")
     if isinstance(value, dict) and isinstance(node.get(last), dict):
         node[last].update(value)
     else:
@@ -77,10 +84,11 @@ def _assign(tree: dict[str, Any], dotted: str, value: Any, where: str) -> None:
 
 
 def _build(kind: type, tree: Any, path: str) -> Any:
+    tree = _plain(tree)
     if kind is DtypeSpec and isinstance(tree, str):
         tree = {"c": tree, "ba": tree}
     if not isinstance(tree, Mapping):
-        raise SpecError("key takes a tree of keys", where=path, got=repr(tree))
+        raise SpecError("key takes a tree of keys", where=path, got=shown(tree))
     fields = {f.name: f for f in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
     values = {}
@@ -104,6 +112,9 @@ def _unknown_key(key: str, where: str, known: list[str]) -> SpecError:
 def _value(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, where)
+    value = _plain(value)
+    if type(value) is int and value.bit_length() > MOST_BITS:
+        raise SpecError("value out of range", where=where, got=f"a number of {value.bit_length()} bits")
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if float in allowed and type(value) is int:
         return float(value)
@@ -117,9 +128,18 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     raise _wrong_type(value, allowed, where)
 
 
+def _plain(value: Any) -> Any:
+    """What a spec of plain values holds instead of a path, a scalar of numpy's or torch's, or a torch dtype."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if type(value).__module__ == "torch" and type(value).__name__ == "dtype":  # which is not imported here
+        return str(value).removeprefix("torch.")
+    return plain(value)
+
+
 def _entries(kind: type, value: Any, where: str) -> tuple:
     if not isinstance(value, list | tuple):
-        raise SpecError("key takes a list", where=where, got=repr(value), expected="- key: value lines")
+        raise SpecError("key takes a list", where=where, got=shown(value), expected="- key: value lines")
     return tuple(_build(kind, entry, f"{where}[{number}]") for number, entry in enumerate(value))
 
 
@@ -134,5 +154,4 @@ def _wrong_type(value: Any, allowed: tuple, where: str) -> SpecError:
     hint = ""
     if isinstance(value, str) and float in allowed:
         hint = "YAML reads 1e-4 as a string; write 1.0e-4"
-    got = f"{value!r} ({type(value).__name__})"
-    return SpecError("wrong type in the spec", where=where, got=got, expected=names, next_step=hint)
+    return SpecError("wrong type in the spec", where=where, got=shown(value), expected=names, next_step=hint)

@@ -146,6 +146,8 @@ class LimitsSpec:
     """Stop once more rows than this have failed in the whole run; None: never."""
     attempts: int = 3
     """Worker deaths that one prompt may cost; the last attempt runs its shard one prompt at a time."""
+    picture_pixels: int = 2**26
+    """Larger pictures of the prompt table fail their rows unread: a few kilobytes of PNG can unpack to any size."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,30 +23,39 @@ def embedding_sha256(embedding: np.ndarray) -> str:
 
 
 def embedding_column(arrays: Sequence[np.ndarray | None], schema: pa.Schema) -> pa.Array:
-    """Arrow column of (16, h, w) arrays, None for failed rows, of the run's embedding type."""
+    """Arrow column of (16, h, w) arrays, None for failed rows, of the run's embedding type.
+
+    A failed row is null in lists of any size, and NaN in those of a fixed size: many readers cannot tell a null
+    there from a list that is too short, and a mean over NaN is no number where one over zeros would look like one.
+    """
     column_type = schema.field("embedding").type
-    if not isinstance(column_type, pa.FixedShapeTensorType):
+    if pa.types.is_list(column_type):
         return pa.array([None if a is None else a.ravel() for a in arrays], column_type)
-    length = int(np.prod(column_type.shape))
-    values = np.zeros((len(arrays), length), np.float32)
+    is_tensor = isinstance(column_type, pa.FixedShapeTensorType)
+    length = int(np.prod(column_type.shape)) if is_tensor else column_type.list_size
+    values = np.full((len(arrays), length), np.nan, np.float32)
     for row, array in enumerate(arrays):
         if array is not None:
             values[row] = array.ravel()
+    flat = pa.array(values.ravel())
+    if not is_tensor:
+        return pa.FixedSizeListArray.from_arrays(flat, length)
     missing = pa.array([a is None for a in arrays], pa.bool_())
-    storage = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), length, mask=missing)
+    storage = pa.FixedSizeListArray.from_arrays(flat, length, mask=missing)
     return pa.ExtensionArray.from_storage(column_type, storage)
 
 
 def embedding_arrays(table: pa.Table) -> list[np.ndarray | None]:
-    """The (16, h, w) float32 arrays of an embedding shard, None for failed rows."""
+    """The (16, h, w) float32 arrays of an embedding shard of any format, None where one is null or NaN throughout."""
     column = table["embedding"].combine_chunks()
     storage = column.storage if isinstance(column, pa.ExtensionArray) else column
     heights, widths = table["height"].to_pylist(), table["width"].to_pylist()
     arrays: list[np.ndarray | None] = []
     for row, (height, width) in enumerate(zip(heights, widths, strict=True)):
         values = storage[row].values
-        shape = (EMBEDDING_CHANNELS, height, width)
-        arrays.append(None if values is None else values.to_numpy(zero_copy_only=False).reshape(shape))
+        values = None if values is None else values.to_numpy(zero_copy_only=False)
+        is_missing = values is None or bool(np.isnan(values).all())
+        arrays.append(None if is_missing else values.reshape(EMBEDDING_CHANNELS, height, width))
     return arrays
 
 

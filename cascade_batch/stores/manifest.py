@@ -58,20 +58,33 @@ def read_table(storage: Storage, columns: list[str] | None = None) -> Iterator[p
 def write_table(storage: Storage, shards: Iterable[int], schema: pa.Schema) -> int:
     """The whole manifest in few large files under `table/`: derived, for analysts. Returns its failed rows."""
     failed = 0
-    for number, part in enumerate(_parts(read_manifests(storage, sorted(shards)), schema)):
+    for number, part in enumerate(parts(read_manifests(storage, sorted(shards)), schema)):
         storage.put(layout.table_key(number), parquet.to_bytes(part))
         failed += part["status"].to_pylist().count("failed")
     return failed
 
 
-def _parts(manifests: Iterable[tuple[int, pa.Table]], schema: pa.Schema) -> Iterator[pa.Table]:
+def with_carried(ours: pa.Table, rows: pa.Table, row: pa.ChunkedArray, carried: pa.Schema) -> pa.Table:
+    """Our columns of a manifest shard, then those that the prompt table brings.
+
+    Args:
+        rows: the shard's prompt rows.
+        row: of each image, its prompt's place in `rows`.
+    """
+    for field in carried:
+        ours = ours.append_column(field, rows[field.name].take(row).cast(field.type))
+    return ours
+
+
+def parts(manifests: Iterable[tuple[int, pa.Table]], schema: pa.Schema) -> Iterator[pa.Table]:
     """Large tables in order; a run without images still has one, so that its columns can be read."""
-    waiting, rows, parts = [schema.empty_table()], 0, 0
+    empty = pa.table([pa.nulls(0, field.type) for field in schema], schema=schema)
+    waiting, rows, parts = [empty], 0, 0
     for _, table in manifests:
         waiting.append(table)
         rows += table.num_rows
         if rows >= _ROWS_PER_PART:
             yield pa.concat_tables(waiting)
-            waiting, rows, parts = [schema.empty_table()], 0, parts + 1
+            waiting, rows, parts = [empty], 0, parts + 1
     if rows or not parts:
         yield pa.concat_tables(waiting)

@@ -1,6 +1,7 @@
 """Arrow tables to Parquet bytes and back, the same settings for every shard of a run."""
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +25,11 @@ def to_bytes(table: pa.Table, float_columns: tuple[str, ...] = ()) -> bytes:
         options = {}
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True, **options)
     return sink.getvalue()
+
+
+def replaced(stored: pa.Table, rows: pa.Table, order: Sequence[int]) -> pa.Table:
+    """Rows of `stored`, and of `rows` counted on after those, in this order."""
+    return pa.concat_tables([stored, rows.cast(stored.schema)]).take(pa.array(order))
 
 
 REOPEN = "`cascade-batch verify --reopen` re-opens the shard for the next render"

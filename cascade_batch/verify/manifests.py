@@ -21,7 +21,7 @@ _OURS = ["image_id", "shard", "status", "error_code", *_OF_PICTURES, *_OF_EMBEDD
 def check_manifest(run: OpenRun, planned: Shard) -> tuple[pa.Table | None, Difference | None]:
     """The manifest shard if it can be trusted, else what is wrong with it."""
     key = layout.manifest_key(planned.shard)
-    manifest, fault = read_table(run.storage, key)
+    manifest, fault = read_table(run.storage, key, run.table.carried.names)
     if manifest is not None:
         fault = next(_faults(manifest, run.manifest_schema, planned), None)
     if fault is None:

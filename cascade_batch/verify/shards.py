@@ -16,6 +16,8 @@ from cascade_batch.verify.differences import Difference
 from cascade_batch.verify.embeddings import check_embeddings, locate
 from cascade_batch.verify.manifests import check_manifest, is_elsewhere
 
+_OF_PICTURES = ["status", "shard", "image_uri", "image_bytes", "image_sha256"]
+
 
 @dataclass
 class ShardFindings:
@@ -67,7 +69,7 @@ def _check_pictures(
     readers: Executor,
     found: ShardFindings,
 ) -> None:
-    good = manifest.filter(pc.field("status") == "ok").to_pylist()
+    good = manifest.select(_OF_PICTURES).filter(pc.field("status") == "ok").to_pylist()
     faults = readers.map(lambda row: _picture_fault(run, row), good)
     _add_damage(found, [fault for fault in faults if fault])
     named = {row["image_uri"] for row in good}

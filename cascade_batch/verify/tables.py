@@ -1,5 +1,7 @@
 """Reading a committed table that may be damaged in any way: a fault is an answer here, not an exception."""
 
+from collections.abc import Collection
+
 import pyarrow as pa
 
 from cascade_batch.errors import IntegrityError
@@ -10,11 +12,17 @@ Fault = tuple[str, str, object, object]
 """Kind, what, got, expected of a `Difference`."""
 
 
-def read_table(storage: Storage, key: str) -> tuple[pa.Table | None, Fault | None]:
-    """The table, or why it cannot be read. Its texts are valid UTF-8, which Parquet readers do not check."""
+def read_table(
+    storage: Storage, key: str, carried: Collection[str] = ()
+) -> tuple[pa.Table | None, Fault | None]:
+    """The table, or why it cannot be read. Its texts are valid UTF-8, which Parquet readers do not check.
+
+    Args:
+        carried: columns that hold what the prompt table holds, valid or not.
+    """
     try:
         table = parquet.from_bytes(storage.read(key), key)
-        table.validate(full=True)
+        table.select([i for i, n in enumerate(table.column_names) if n not in carried]).validate(full=True)
     except ObjectMissing:
         return None, ("missing", "no such object", None, None)
     except IntegrityError as error:

@@ -65,6 +65,17 @@ def halves(batch: Batch) -> list[Batch]:
     return [_padded(list(real[start : start + size]), size, shape) for start in range(0, len(real), size)]
 
 
+def parted(batch: Batch) -> list[Batch]:
+    """The batch's images in two batches of its own size, so that bits stay what they are; none for a single image."""
+    shape, size = (batch.height, batch.width, batch.steps, batch.guided), len(batch.rows)
+    if batch.real == 1:
+        return []
+    middle = batch.real // 2
+    return [
+        _padded(list(rows), size, shape) for rows in (batch.rows[:middle], batch.rows[middle : batch.real])
+    ]
+
+
 def _padded(members: Sequence[int], size: int, shape: _Shape) -> Batch:
     padding = (members[-1],) * (size - len(members))
     return Batch((*members, *padding), len(members), *shape)

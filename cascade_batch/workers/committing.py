@@ -20,11 +20,13 @@ import pyarrow as pa
 from cascade_batch.errors import IntegrityError
 from cascade_batch.numerics import NUMERICS_VERSION
 from cascade_batch.prompts import read_rows, rows_sha256
+from cascade_batch.schemas import MANIFEST
 from cascade_batch.stage_keys import stage_ba_key, stage_c_key
 from cascade_batch.storage import ObjectExists
 from cascade_batch.stores import layout, parquet
 from cascade_batch.stores.embeddings import encode_embeddings
 from cascade_batch.stores.images import ImageFile, commit_image, encoder_version
+from cascade_batch.stores.manifest import with_carried
 from cascade_batch.stores.run_record import check_numerics
 from cascade_batch.workers.context import RunContext, RunRef, open_run
 from cascade_batch.workers.reading import table_changed
@@ -148,8 +150,7 @@ def _manifest(data: ShardData, files: list[ImageFile | None], run: RunContext, r
         shared | _image_row(*row, run, ticket) | {"embedding_row": position}
         for row, position in zip(rows, positions, strict=True)
     ]
-    table = pa.Table.from_pylist(ours, schema=run.manifest_schema)
-    return _with_carried(table, data, run, ref)
+    return _with_carried(pa.Table.from_pylist(ours, schema=MANIFEST), data, run, ref)
 
 
 def _embedding_rows(ticket: Ticket, run: RunContext, image_ids: list[str]) -> list[int]:
@@ -205,10 +206,7 @@ def _with_carried(table: pa.Table, data: ShardData, run: RunContext, ref: RunRef
     rows = read_rows(run.table, ticket.file, ticket.first_row, ticket.rows)
     if rows_sha256(rows) != data.prompts_sha256:
         raise table_changed(ticket, ref, rows_sha256(rows), {data.prompts_sha256})
-    for field in run.table.carried:
-        values = rows[field.name].take(data.requests["row"])
-        table = table.set_column(table.schema.get_field_index(field.name), field, values.cast(field.type))
-    return table
+    return with_carried(table, rows, data.requests["row"], run.table.carried)
 
 
 def _replace_rows(
@@ -229,9 +227,8 @@ def _replace_rows(
     rows = _with_attempts(
         rows, dict(zip(ids, stored["attempts"].to_pylist(), strict=True)), attempts_at_least
     )
-    both = pa.concat_tables([stored, rows.cast(stored.schema)])
     order = [stored.num_rows + new[image_id] if image_id in new else row for row, image_id in enumerate(ids)]
-    merged = both.take(pa.array(order))
+    merged = parquet.replaced(stored, rows, order)
     run.storage.replace(key, encode(merged), stored_bytes)
     return merged
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cascade_batch.errors import CascadeError, PictureError, StorageError
 from cascade_batch.stage_keys import SOURCES
 from cascade_batch.workers.conditions import NO_CONDITIONS, Row, RowConditions
+from cascade_batch.workers.faults import failure_of
 from cascade_batch.workers.rendering import RowResult
 
 CONDITIONED = pa.schema(
@@ -39,17 +39,14 @@ def conditions_of(rows: pa.Table, requests: pa.Table, names: Sequence[str], read
     with_any = [row for row in sorted(sizes) if any(rows[name][row].is_valid for name in present)]
 
     def one(row: int) -> dict[str, Any] | None:
-        values = {name: _value(rows[name][row]) for name in present} | sizes[row]
         try:
-            found = read(values)
-        except CascadeError as error:
-            if isinstance(error, StorageError):
-                raise
-            code = "bad_image" if isinstance(error, PictureError) else "bad_condition"
-            return {"row": row, "error_code": code, "error_message": str(error)}
-        if not (found.arrays or found.settings):
-            return None
-        return {"row": row, "conditions": found.described(), "arrays": _packed(found)}
+            found = read({name: _value(rows[name][row]) for name in present} | sizes[row])
+            if not (found.arrays or found.settings):
+                return None
+            return {"row": row, "conditions": found.described(), "arrays": _packed(found)}
+        except Exception as error:  # noqa: BLE001
+            failed = failure_of(error, f"row {row} of the shard")
+            return {"row": row, "error_code": failed.error_code, "error_message": failed.error_message}
 
     with ThreadPoolExecutor(FETCHES) as pool:
         records = [record for record in pool.map(one, with_any) if record is not None]

@@ -6,11 +6,12 @@ row's settings, and the sha256 of its arrays, are its `conditions`: they stand i
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from cascade_batch import pictures
 from cascade_batch.errors import PictureError, SpecError, StorageError
@@ -18,8 +19,11 @@ from cascade_batch.geometry import ENCODER_STRIDE, embedding_side, latent_side
 from cascade_batch.stage_keys import SOURCES
 from cascade_batch.storage import Storage
 from cascade_batch.storage.urls import split_key, split_query
+from cascade_batch.values import numbers, real, times
 
 Row = Mapping[str, Any]
+MOST_BYTES = 16
+"""Of a picture's file, for each of the pixels that it may have: four channels of 32 bits, unpacked."""
 
 
 @dataclass
@@ -49,9 +53,9 @@ NO_CONDITIONS = RowConditions()
 class RowReader:
     """Makes a row's conditions for Stage C."""
 
-    def __init__(self, root: str, image_size: int | None) -> None:
+    def __init__(self, root: str, image_size: int | None, most_pixels: int = pictures.MOST_PIXELS) -> None:
         """`root`: where relative paths lie; `image_size`: what the image encoder looks at."""
-        self._root, self._image_size = root, image_size
+        self._root, self._image_size, self._most_pixels = root, image_size, most_pixels
 
     def read(self, row: Row) -> RowConditions:
         """Raises PictureError or SpecError for values of this row that cannot be used."""
@@ -59,21 +63,30 @@ class RowReader:
         width, height = embedding_side(row["width"]), embedding_side(row["height"])
         area = (width * ENCODER_STRIDE, height * ENCODER_STRIDE)
         if row.get("image") is not None and self._image_size is not None:
-            given = row["image"] if isinstance(row["image"], list) else [row["image"]]
-            cut = [pictures.clip_crop(self._picture(found, "image", one), self._image_size) for one in given]
-            if not cut:
-                raise PictureError("an empty list of pictures", where="image")
-            found.arrays["image"] = np.stack(cut)
+            found.arrays["image"] = self._crops(found, row["image"], self._image_size)
         for name in ("init_image", "control_image"):
             if row.get(name) is not None:
-                found.arrays[name] = pictures.covering(self._picture(found, name, row[name]), *area)
+                with pictures.refusing(name):
+                    image = pictures.as_rgb(self._picture(found, name, row[name]))
+                    found.arrays[name] = pictures.covering(image, *area)
         if row.get("mask") is not None:
-            found.arrays["mask"] = pictures.brightness(self._picture(found, "mask", row["mask"]), *area)
+            with pictures.refusing("mask"):
+                mask = pictures.as_mask(self._picture(found, "mask", row["mask"]))
+                found.arrays["mask"] = pictures.brightness(mask, *area)
         _add_numbers(found, row, (height, width))
         _add_settings(found, row)
         return found
 
-    def _picture(self, found: RowConditions, name: str, value: Any) -> Any:
+    def _crops(self, found: RowConditions, value: Any, size: int) -> np.ndarray:
+        given = value if isinstance(value, list) else [value]
+        with pictures.refusing("image"):
+            images = (pictures.as_rgb(self._picture(found, "image", one)) for one in given)
+            cut = [pictures.clip_crop(image, size) for image in images]
+            if not cut:
+                raise PictureError("an empty list of pictures")
+            return np.stack(cut)
+
+    def _picture(self, found: RowConditions, name: str, value: Any) -> Image.Image:
         if isinstance(value, dict):
             value = value["path"] if value["bytes"] is None else value["bytes"]
         if value is None:
@@ -81,18 +94,16 @@ class RowReader:
         if isinstance(value, str):
             found.sources.setdefault(name, []).append(split_query(value)[0])
             value = self._fetched(value, name)
-        try:
-            return pictures.decode(value)
-        except PictureError as error:
-            raise PictureError(error.what, where=name, got=error.got) from None
+        return pictures.decode(value, self._most_pixels)
 
     def _fetched(self, uri: str, name: str) -> bytes:
         """A picture's bytes. A store that fails for now leaves the shard undone; one that says no fails the row."""
         full = uri if "://" in uri or uri.startswith("/") else f"{self._root}/{uri}"
         plain, query = split_query(full)
         folder, key = split_key(plain)
+        most = self._most_pixels * MOST_BYTES + 2**20
         try:
-            return Storage(folder, query).read(key)
+            data = _read(Storage(folder, query), key, most)
         except StorageError as error:
             if error.transient:
                 raise
@@ -101,14 +112,29 @@ class RowReader:
             ) from None
         except SpecError as error:  # a URL with credentials, which the manifest would repeat
             raise PictureError(error.what, where=name, got=error.where) from None
+        if len(data) > most:
+            raise PictureError(
+                "a file is too large for a picture",
+                where=name,
+                got=split_query(uri)[0],
+                expected=f"{most:,} bytes",
+            )
+        return data
+
+
+def _read(storage: Storage, file: str, most: int) -> bytes:
+    """One byte more than `most`, if there are; never from a pipe or a device, which may not end."""
+    if storage.is_local and storage.info(file) is None:
+        raise StorageError("storage: no such file")
+    return storage.read_range(file, 0, most + 1)
 
 
 def _add_numbers(found: RowConditions, row: Row, cells: tuple[int, int]) -> None:
     for name, dimensions in _STATES.items():
         if row.get(name) is not None:
-            found.arrays[name] = _numbers(name, row[name], (dimensions,))
+            found.arrays[name] = numbers(name, row[name], (dimensions,))
     if row.get("image_embeds") is not None:
-        found.arrays["image_embeds"] = np.atleast_2d(_numbers("image_embeds", row["image_embeds"], (1, 2)))
+        found.arrays["image_embeds"] = np.atleast_2d(numbers("image_embeds", row["image_embeds"], (1, 2)))
     if row.get("prior_latents") is not None:
         found.arrays["prior_latents"] = _latents("prior_latents", row["prior_latents"], cells)
 
@@ -127,13 +153,13 @@ def _add_settings(found: RowConditions, row: Row) -> None:
         found.settings["strength"] = pictures.strength_of(row.get("strength"), "mask" in found.arrays)
     if "control_image" in found.arrays:
         strength = row.get("control_strength")
-        value = _within("control_strength", 1.0 if strength is None else strength, -100, 100)
+        value = real("control_strength", 1.0 if strength is None else strength)
         found.arrays["control_strength"] = np.asarray(value, np.float32)
     for name in ("sca", "crp"):
         if row.get(name):  # 0 is the same as none
-            found.settings[name] = _within(name, row[name], -1e4, 1e4)
+            found.settings[name] = real(name, row[name])
     if row.get("prior_timesteps") is not None:
-        found.settings["prior_timesteps"] = _times("prior_timesteps", row["prior_timesteps"])
+        found.settings["prior_timesteps"] = times("prior_timesteps", row["prior_timesteps"])
     if row.get("strength") is not None and "prior_timesteps" in found.settings:
         raise SpecError("strength and prior_timesteps both say where to begin", where="strength")
     if "mask" in found.arrays and not {"init_image", "control_image"} & found.arrays.keys():
@@ -149,46 +175,18 @@ def decoder_conditions(row: Row) -> RowConditions:
         size = (latent_side(row["height"]), latent_side(row["width"]))
         found.arrays["decoder_latents"] = _latents("decoder_latents", row["decoder_latents"], size)
     if row.get("decoder_timesteps") is not None:
-        found.settings["decoder_timesteps"] = _times("decoder_timesteps", row["decoder_timesteps"])
+        found.settings["decoder_timesteps"] = times("decoder_timesteps", row["decoder_timesteps"])
     return found
-
-
-def _numbers(name: str, value: Any, dimensions: Sequence[int]) -> np.ndarray:
-    try:
-        array = np.asarray(value, np.float32)
-    except (ValueError, TypeError):
-        raise SpecError(
-            "numbers that form no array", where=name, got="nulls, or lists of different lengths"
-        ) from None
-    if array.ndim not in dimensions or array.size == 0:
-        raise SpecError(
-            "numbers of another shape", where=name, got=array.shape, expected=f"{dimensions[-1]} dimensions"
-        )
-    if not np.isfinite(array).all():
-        raise SpecError("numbers that are not finite", where=name)
-    return array
 
 
 def _latents(name: str, value: Any, size: tuple[int, int]) -> np.ndarray:
     """(channels, height, width), of a tensor or of a flat list in that order."""
-    array = _numbers(name, value, (1, 3))
+    array = numbers(name, value, (1, 3))
     if array.ndim == 1 and array.size % (size[0] * size[1]) == 0:
         array = array.reshape(-1, *size)
     if array.shape[1:] != size:
         raise SpecError("latents of another size", where=name, got=array.shape, expected=("channels", *size))
     return array
-
-
-def _times(name: str, value: Any) -> list[float]:
-    """As numbers; whether they are time steps the engine judges."""
-    _numbers(name, value, (1,))
-    return [float(time) for time in value]
-
-
-def _within(name: str, value: float, low: float, high: float) -> float:
-    if not low <= value <= high:
-        raise SpecError("a value out of range", where=name, got=value, expected=f"{low} to {high}")
-    return float(value)
 
 
 def _sha256(array: np.ndarray) -> str:

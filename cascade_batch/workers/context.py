@@ -4,13 +4,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
 
-import pyarrow as pa
-
 from cascade_batch import __version__
 from cascade_batch.errors import IntegrityError
+from cascade_batch.pictures import MOST_PIXELS
 from cascade_batch.prompts import PromptTable
 from cascade_batch.sampling import Sampling
-from cascade_batch.schemas import manifest_schema
 from cascade_batch.spec import Spec, sampling_of, spec_from_dict, text_options_of
 from cascade_batch.storage import Storage
 from cascade_batch.stores import layout
@@ -30,6 +28,8 @@ class RunRef:
     """Where the prompt table lies now, if it has moved since the run was planned."""
     table_query: str = field(default="", repr=False)
     """What requests for it need, where a web server has it; see `PromptTable.query`."""
+    picture_pixels: int = MOST_PIXELS
+    """The sitting's `limits.picture_pixels`."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,6 @@ class RunContext:
     text: TextOptions
     table: PromptTable
     weights: dict[str, str]
-    manifest_schema: pa.Schema
     versions: str
 
 
@@ -61,7 +60,6 @@ def open_run(ref: RunRef) -> RunContext:
         text=text_options_of(spec.text),
         table=table,
         weights=weights,
-        manifest_schema=manifest_schema(table.carried),
         versions=_versions(),
     )
 

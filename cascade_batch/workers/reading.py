@@ -77,7 +77,7 @@ def _row_reader(ref: RunRef) -> RowReader:
     if "image" in run.table.conditions:
         part = weights.locate(run.spec.model, ["image_encoder"])["image_encoder"]
         size = weights.read_config(part)["image_size"]
-    return RowReader(run.table.root, size)
+    return RowReader(run.table.root, size, ref.picture_pixels)
 
 
 def table_changed(ticket: Ticket, ref: RunRef, now: str, stored: set[str]) -> IntegrityError:

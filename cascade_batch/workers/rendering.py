@@ -4,12 +4,12 @@ import os
 import socket
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cascade_batch.errors import CascadeError
 from cascade_batch.workers.batch_sizes import BatchSizes
-from cascade_batch.workers.batching import Batch, halves, make_batches
+from cascade_batch.workers.batching import Batch, halves, make_batches, parted
 from cascade_batch.workers.ledger import Attempt, Ledger
 
 Request = Mapping[str, Any]
@@ -17,6 +17,14 @@ Request = Mapping[str, Any]
 
 class DeviceOutOfMemory(Exception):
     """The device had no room for a batch; the batch is halved, never the run ended."""
+
+
+class BatchRefused(Exception):
+    """A library raised `error` about a batch. Whose row it was about is found out by rendering fewer of them."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,15 @@ OnDevice = Callable[[Callable[[], Any]], Any]
 """Does work on the thread that has the device to itself, and returns its result."""
 
 
+Blame = Callable[[Exception, int], RowResult]
+"""The failure of a row that a library refuses to render alone; raises the error if it refuses any row."""
+
+
+def blame_nobody(error: Exception, _row: int) -> RowResult:
+    """The `Blame` of a worker that cannot tell whose fault it is."""
+    raise error
+
+
 def here(work: Callable[[], Any]) -> Any:
     """The `OnDevice` of a process that has one shard in hand."""
     return work()
@@ -86,6 +103,7 @@ def render_shard(
     render: RenderBatch,
     already_failed: Mapping[int, RowResult],
     kinds: Sequence[Hashable] | None = None,
+    blame: Blame = blame_nobody,
 ) -> list[RowResult]:
     """Results of all rows of a shard, in order.
 
@@ -93,9 +111,10 @@ def render_shard(
         stage: "prior" or "decoder".
         attempt: from `take_in_hand`; counted now.
         batch_sizes: images per batch; asked once the attempt is counted, since measuring them may cost the worker.
-        render: one batch in, one result per real row out; may raise DeviceOutOfMemory.
+        render: one batch in, one result per real row out; may raise DeviceOutOfMemory or BatchRefused.
         already_failed: rows that are not to be rendered, with their results.
         kinds: of each row, what `make_batches` keeps apart.
+        blame: judges a row that is refused alone.
     """
     ledger.begin(stage, shard)
     results = dict(already_failed)
@@ -108,7 +127,7 @@ def render_shard(
         if prompt is not None:
             ledger.announce(stage, shard, prompt)
         for batch in make_batches(requests, group, stage, sizes, kinds):
-            results.update(_render_batch(batch, requests, render))
+            results.update(_render_batch(batch, requests, render, blame))
     ledger.finish(stage, shard)
     return [results[row] for row in range(len(requests))]
 
@@ -131,21 +150,27 @@ def _worker_died(attempt: Attempt) -> RowResult:
     return RowResult(error_code="worker_died", error_message=message)
 
 
-def _render_batch(batch: Batch, requests: Sequence[Request], render: RenderBatch) -> dict[int, RowResult]:
-    started, message = time.perf_counter(), ""
+def _render_batch(
+    batch: Batch, requests: Sequence[Request], render: RenderBatch, blame: Blame
+) -> dict[int, RowResult]:
+    row, started = batch.rows[0], time.perf_counter()
     try:
         results = render(batch, requests)
     except DeviceOutOfMemory as error:
-        results, message = None, str(error)
-    # Beyond the handler the failed forward's tensors are free, so the halves have their memory.
-    if results is None and len(batch.rows) == 1:
-        return {batch.rows[0]: RowResult(error_code="out_of_memory", error_message=message, batch=1)}
-    if results is None:
-        rendered = [_render_batch(half, requests, render) for half in halves(batch)]
-        return {row: result for half in rendered for row, result in half.items()}
-    seconds = (time.perf_counter() - started) / batch.real
-    size = len(batch.rows)
+        parts = halves(batch) if len(batch.rows) > 1 else []
+        alone = RowResult(error_code="out_of_memory", error_message=str(error), batch=1)
+    except BatchRefused as refused:
+        parts = parted(batch)
+        alone = RowResult() if parts else blame(refused.error, row)
+    else:
+        return _timed(batch, results, time.perf_counter() - started)
+    # Beyond the handlers the failed forward's tensors are free, so the parts have their memory.
+    rendered = [_render_batch(part, requests, render, blame) for part in parts]
+    return {row: result for part in rendered for row, result in part.items()} if parts else {row: alone}
+
+
+def _timed(batch: Batch, results: list[RowResult], seconds: float) -> dict[int, RowResult]:
     return {
-        row: RowResult(r.value, r.error_code, r.error_message, seconds, size)
-        for row, r in zip(batch.rows[: batch.real], results, strict=True)
+        row: replace(result, seconds=seconds / batch.real, batch=len(batch.rows))
+        for row, result in zip(batch.rows[: batch.real], results, strict=True)
     }

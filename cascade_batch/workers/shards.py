@@ -1,5 +1,6 @@
 """What travels between the steps of a run: a ticket, and the shard's tables for the next step only."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,6 +9,9 @@ import pyarrow as pa
 
 from cascade_batch.errors import CascadeError, StorageError, WeightsError
 from cascade_batch.storage import ObjectExists, ObjectMissing
+from cascade_batch.storage.failures import sanitise
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,14 +56,33 @@ class ShardData:
 Step = Callable[[ShardData], ShardData]
 
 
-def guarded(step: Step, data: ShardData) -> ShardData:
-    """Run a step; an error of ours that is not a row's leaves the shard undone instead of ending the run."""
+def guarded(
+    step: Step, data: ShardData, is_fatal: Callable[[Exception], bool] = lambda _: False
+) -> ShardData:
+    """Run a step; an error that is not a row's leaves the shard undone instead of ending the run.
+
+    `is_fatal` tells of errors after which the process is not to go on; they are raised.
+    """
     if data.error:
         return data
     try:
         return step(data)
     except CascadeError as error:
         return without_tables(data, str(error), _is_permanent(error))
+    except Exception as error:
+        if is_fatal(error):
+            raise
+        log.exception("shard %d stays undone", data.ticket.shard)
+        return without_tables(data, str(_unforeseen(error, data)))
+
+
+def _unforeseen(error: Exception, data: ShardData) -> CascadeError:
+    return CascadeError(
+        "something that is no row's doing went wrong with a shard, which stays undone",
+        where=f"shard {data.ticket.shard}",
+        got=sanitise(f"{type(error).__name__}: {error}"),
+        next_step="repeat the command to try it again",
+    )
 
 
 def _is_permanent(error: CascadeError) -> bool:

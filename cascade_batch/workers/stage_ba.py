@@ -5,11 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from cascade_batch.batches import DecoderBatch
 from cascade_batch.cascade import Decoder, PartFiles
-from cascade_batch.devices import device_kind, fix_numerics, keep_freed_memory, pick_device
+from cascade_batch.devices import device_kind, fix_numerics, keep_freed_memory, named_device
 from cascade_batch.errors import SpecError
 from cascade_batch.geometry import embedding_side
 from cascade_batch.sampling import Sampling
@@ -20,10 +19,10 @@ from cascade_batch.workers.batch_sizes import Probe
 from cascade_batch.workers.batching import Batch
 from cascade_batch.workers.conditioned import batch_fields, given_of
 from cascade_batch.workers.conditions import NO_CONDITIONS, RowConditions
+from cascade_batch.workers.faults import blaming, refusal
 from cascade_batch.workers.ledger import Ledger
 from cascade_batch.workers.probing import GUIDED, UNGUIDED, settled_once
 from cascade_batch.workers.rendering import (
-    DeviceOutOfMemory,
     OnDevice,
     Request,
     RowResult,
@@ -72,7 +71,7 @@ class StageBAWorker:
         self._on_device = on_device
         keep_freed_memory()
         fix_numerics(settings.threads)
-        device = pick_device() if settings.device == "auto" else settings.device
+        device = named_device(settings.device)
         self._device_kind = device_kind(device)
         self.batch_sizes = settled_once(settings, self._device_kind, probe, self._try_batch)
         self._decoder = Decoder.load(parts, settings.dtype, device)
@@ -100,8 +99,9 @@ class StageBAWorker:
 
         def render_all() -> list[RowResult]:
             fix_numerics(self._settings.threads)  # of this thread
+            blame, sizes = blaming("decoder", shard, self._try_batch), self.batch_sizes
             return render_shard(
-                requests, "decoder", shard, attempt, self.batch_sizes, self._ledger, render, failed, kinds
+                requests, "decoder", shard, attempt, sizes, self._ledger, render, failed, kinds, blame
             )
 
         results = self._on_device(render_all)
@@ -151,8 +151,8 @@ class StageBAWorker:
             )
         except SpecError as error:  # conditions that do not fit the model, alike in all rows of one kind
             return [RowResult(error_code="bad_condition", error_message=str(error))] * batch.real
-        except torch.OutOfMemoryError as error:
-            raise DeviceOutOfMemory(str(error)) from None
+        except Exception as error:  # noqa: BLE001
+            raise refusal(error) from None
         return [_judged(out.pixels[i], out.has_nan[i], out.has_infinite[i]) for i in range(batch.real)]
 
     def _table(self, requests: Sequence[Request], results: list[RowResult], attempts: int) -> pa.Table:

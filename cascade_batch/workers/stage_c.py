@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from cascade_batch.batches import Conditions, PriorBatch
 from cascade_batch.cascade import PartFiles, Prior
-from cascade_batch.devices import device_kind, fix_numerics, keep_freed_memory, pick_device
+from cascade_batch.devices import device_kind, fix_numerics, keep_freed_memory, named_device
 from cascade_batch.errors import SpecError
+from cascade_batch.geometry import embedding_side
 from cascade_batch.models.loras import Lora
 from cascade_batch.sampling import StageSampling
 from cascade_batch.stores.embeddings import embedding_column, embedding_sha256
@@ -20,10 +20,10 @@ from cascade_batch.workers.batch_sizes import Probe
 from cascade_batch.workers.batching import Batch
 from cascade_batch.workers.conditioned import batch_fields, given_of
 from cascade_batch.workers.conditions import RowConditions
+from cascade_batch.workers.faults import blaming, failure_of, refusal
 from cascade_batch.workers.ledger import Ledger
 from cascade_batch.workers.probing import GUIDED, UNGUIDED, settled_once
 from cascade_batch.workers.rendering import (
-    DeviceOutOfMemory,
     OnDevice,
     Request,
     RowResult,
@@ -67,7 +67,7 @@ class StageCWorker:
         self._on_device = on_device
         keep_freed_memory()
         fix_numerics(settings.threads)
-        device = pick_device() if settings.device == "auto" else settings.device
+        device = named_device(settings.device)
         self._device_kind = device_kind(device)
         self.batch_sizes = settled_once(settings, self._device_kind, probe, self._try_batch)
         self._prior = Prior.load(parts, settings.dtype, device, loras, text)
@@ -94,9 +94,19 @@ class StageCWorker:
 
         def render_all() -> list[RowResult]:
             fix_numerics(self._settings.threads)  # of this thread
-            kinds = self._kinds(requests, given)  # a tokenizer is one thread's, too
+            kinds = self._kinds(requests, given, failed)  # a tokenizer is one thread's, too
+            blame = blaming("prior", shard, self._try_batch)
             return render_shard(
-                requests, "prior", shard, attempt, self.batch_sizes, self._ledger, render, failed, kinds
+                requests,
+                "prior",
+                shard,
+                attempt,
+                self.batch_sizes,
+                self._ledger,
+                render,
+                failed,
+                kinds,
+                blame,
             )
 
         results = self._on_device(render_all)
@@ -108,12 +118,19 @@ class StageCWorker:
         request = {"prompt": PROMPT, "negative_prompt": "", "seed": 0, "prior_guidance_scale": guidance}
         self._render(batch, [request], Conditions())
 
-    def _kinds(self, requests: Sequence[Request], given: Sequence[RowConditions]) -> list[tuple]:
-        """Text windows of each image, and what else conditions it."""
-        return [
-            (self._prior.windows(r["prompt"] or "", r["negative_prompt"]), conditions.kind)
-            for r, conditions in zip(requests, given, strict=True)
-        ]
+    def _kinds(
+        self, requests: Sequence[Request], given: Sequence[RowConditions], failed: dict[int, RowResult]
+    ) -> list[tuple]:
+        """Text windows of each image, and what else conditions it. Texts that cannot be read join `failed`."""
+        kinds = []
+        for image, (request, conditions) in enumerate(zip(requests, given, strict=True)):
+            windows = 0
+            try:
+                windows = self._prior.windows(request["prompt"] or "", request["negative_prompt"])
+            except Exception as error:  # noqa: BLE001
+                failed.setdefault(image, failure_of(error, f"the text of {request['image_id']}"))
+            kinds.append((windows, conditions.kind))
+        return kinds
 
     def _render(self, batch: Batch, requests: Sequence[Request], conditions: Conditions) -> list[RowResult]:
         rows = [requests[row] for row in batch.rows]
@@ -133,8 +150,8 @@ class StageCWorker:
             )
         except SpecError as error:  # conditions that do not fit the model, alike in all rows of one kind
             return [RowResult(error_code="bad_condition", error_message=str(error))] * batch.real
-        except torch.OutOfMemoryError as error:
-            raise DeviceOutOfMemory(str(error)) from None
+        except Exception as error:  # noqa: BLE001
+            raise refusal(error) from None
         return [
             _judged(
                 _Embedded(
@@ -151,12 +168,11 @@ class StageCWorker:
     def _table(self, requests: Sequence[Request], results: list[RowResult], attempts: int) -> pa.Table:
         values: list[_Embedded | None] = [r.value for r in results]
         arrays = [v.embedding if v else None for v in values]
-        shapes = [a.shape if a is not None else (None, None, None) for a in arrays]
         columns: dict[str, Any] = {
             "image_id": [r["image_id"] for r in requests],
             "embedding": embedding_column(arrays, self._schema),
-            "height": [s[1] for s in shapes],
-            "width": [s[2] for s in shapes],
+            "height": [embedding_side(r["height"]) for r in requests],
+            "width": [embedding_side(r["width"]) for r in requests],
             "pooled": [v.pooled if v else None for v in values],
             "negative_pooled": [v.negative_pooled if v else None for v in values],
             "embedding_sha256": [embedding_sha256(a) if a is not None else None for a in arrays],

@@ -14,6 +14,7 @@ from jobs.evaluate.validate import as_rendered, drawn, fully_said
 from jobs.train_mini.drawing import draw
 from jobs.train_mini.world import COLOURS, GROUND_COLOURS, PATTERNS, SHAPES, Scene, Thing
 from tests.evaluate.pictures import on_white, random_scenes, wobbly
+from tests.patience import PATIENCE_S
 
 
 def shapes_in(picture: np.ndarray) -> list[str | None]:
@@ -99,4 +100,4 @@ def test_it_is_quick_and_knows_nothing_of_the_generator() -> None:
     look(picture)
     assert time.process_time() - start < 0.15
     code = "import sys, jobs.evaluate.judging; sys.exit(any('train_mini' in name for name in sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=PATIENCE_S).returncode == 0

@@ -57,7 +57,7 @@ def _kind(draw: random.Random, depth: int) -> pa.DataType:
     if depth == 3 or draw.random() < 0.6:
         return draw.choice(FLAT)
     inner = _kind(draw, depth + 1)
-    make = draw.choice(["list", "large", "fixed", "struct", "map", "dictionary", "tensor"])
+    make = draw.choice(["list", "large", "fixed", "view", "struct", "map", "dictionary", "tensor"])
     if make == "struct":
         return pa.struct([("a", inner), ("b", _kind(draw, depth + 1))])
     if make == "map":
@@ -68,7 +68,7 @@ def _kind(draw: random.Random, depth: int) -> pa.DataType:
         )
     if make == "tensor":
         return pa.fixed_shape_tensor(draw.choice([pa.float32(), pa.int16()]), [1, 2])
-    lists = {"list": pa.list_, "large": pa.large_list}
+    lists = {"list": pa.list_, "large": pa.large_list, "view": pa.list_view}
     return pa.list_(inner, 2) if make == "fixed" else lists[make](inner)
 
 

@@ -21,6 +21,7 @@ from cascade_batch.errors import CascadeError
 from cascade_batch.plan import make_plan
 from cascade_batch.prompts import (
     PromptTable,
+    check_carried,
     first_prompts,
     image_requests,
     open_table,
@@ -89,6 +90,7 @@ def through(path: Path) -> tuple[PromptTable, pa.Table]:
     """What `plan` and the reading step do."""
     spec = Spec(prompts=PromptsSpec(uri=str(path), limit=MANY_ROWS))
     table = open_table(spec.prompts, reserved=MANIFEST_COLUMNS)
+    check_carried(table)
     plan = make_plan(table, spec)
     first_prompts(table, 5, 1)
     pieces = []

@@ -1,6 +1,7 @@
 """Fused products and norms beside torch's plain operators, which training and other devices take."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,33 @@ from cascade_batch.models.stage_a import MixingBlock
 DTYPES = [(torch.float32, 1e-6), (torch.bfloat16, 2e-2), (torch.float16, 2e-3)]
 
 
+@pytest.fixture(params=["as here", "AVX2", "switched off"])
+def onednn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A CPU as this one is; one whose oneDNN refuses bfloat16; one without oneDNN."""
+    if request.param == "AVX2":
+        monkeypatch.setattr(kernels, "onednn_dtypes", lambda: frozenset({torch.float32}))
+        monkeypatch.setattr(kernels, "_onednn", Refusing(kernels._onednn))
+    if request.param == "switched off":
+        monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+        monkeypatch.setattr(kernels, "_onednn", None)
+    return request.param
+
+
+class Refusing:
+    """oneDNN's linear layers as they are where there is no AVX-512."""
+
+    def __init__(self, onednn: Any) -> None:
+        self._onednn = onednn
+
+    def __call__(self, x: Tensor, *rest: Any) -> Tensor:
+        assert x.dtype == torch.float32, "could not create a primitive descriptor"
+        return self._onednn(x, *rest)
+
+    def binary(self, x: Tensor, *rest: Any) -> Tensor:
+        assert x.dtype == torch.float32, "could not create a primitive descriptor"
+        return self._onednn.binary(x, *rest)
+
+
 def random(*shape: int, dtype: torch.dtype) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))).to(dtype)
 
@@ -23,6 +51,7 @@ def error(found: Tensor, expected: Tensor) -> float:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.usefixtures("onednn")
 @torch.inference_mode()
 def test_fused_products_are_products(dtype: torch.dtype, tolerance: float) -> None:
     x, weight, bias = (random(*shape, dtype=dtype) for shape in ((2, 5, 7, 24), (40, 24), (40,)))
@@ -33,6 +62,15 @@ def test_fused_products_are_products(dtype: torch.dtype, tolerance: float) -> No
     assert error(kernels.add_linear(residual, x, weight, bias), residual.double() + plain) < tolerance
     without = F.linear(x.double(), weight.double())
     assert error(kernels.linear(x, weight, None), without) < tolerance
+
+
+def test_what_onednn_multiplies_is_asked_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = kernels.onednn_dtypes.__wrapped__
+    assert (torch.bfloat16 in ask()) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert ask() == {torch.float32}
+    monkeypatch.setattr(kernels, "_onednn", None)
+    assert ask() == frozenset()
 
 
 @torch.inference_mode()
@@ -46,6 +84,7 @@ def test_autocast_chooses_the_dtype() -> None:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
 @pytest.mark.parametrize("scores", [2**26, 0])
+@pytest.mark.usefixtures("onednn")
 @torch.inference_mode()
 def test_attention_is_the_same_both_ways(
     dtype: torch.dtype, tolerance: float, scores: int, monkeypatch: pytest.MonkeyPatch

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,15 +19,23 @@ import psutil
 
 from cascade_batch.storage import Storage
 from cascade_batch.stores import layout
+from tests.patience import PATIENCE_S, wait_until
 from tests.run.runs import QUICK, contents, differences, manifest_of, write_prompts
 
 PROGRAM = [sys.executable, "-c", "from cascade_batch.cli import entry; entry()"]
+PAUSING = [
+    sys.executable,
+    "-c",
+    "import time; from cascade_batch.cli import entry; from cascade_batch.metrics import Progress; "
+    "add = Progress.add; Progress.add = lambda *shard: (add(*shard), time.sleep(60)); entry()",
+]
+"""Rests after each shard that it has committed, so that it is never over before whoever watches it has acted."""
 MARK = "CASCADE_BATCH_TEST_SITTING"
 """Environment variable by which the processes that a driver started are known after its death."""
 FAST = ("--set=pools.c.batch=2", "--set=pools.ba.batch=2")
-SITTING_S = 180
-GONE_S = 150
+GONE_S = 240
 """A Ray agent whose raylet died without a word first tries for 60 s to tell the head, which is gone as well."""
+RUNS_PER_KILL = 3
 STARTING = 0.3
 """Share of kills while a sitting starts."""
 
@@ -41,9 +49,17 @@ class Driver:
     mark: str
 
     @classmethod
-    def start(cls, prompts: Path, out: str, log: Path, *flags: str, runner: str = "local") -> "Driver":
+    def start(
+        cls,
+        prompts: Path,
+        out: str,
+        log: Path,
+        *flags: str,
+        runner: str = "local",
+        program: Sequence[str] = PROGRAM,
+    ) -> "Driver":
         mark = secrets.token_hex(8)
-        command = [*PROGRAM, "render", str(prompts), "--out", out, "--runner", runner, *QUICK, *flags]
+        command = [*program, "render", str(prompts), "--out", out, "--runner", runner, *QUICK, *flags]
         with open(log, "w") as output:
             process = subprocess.Popen(
                 command,
@@ -57,10 +73,10 @@ class Driver:
     def kill(self) -> bool:
         """SIGKILL the driver alone; False if it had ended already."""
         self.process.send_signal(signal.SIGKILL)
-        return self.process.wait(SITTING_S) == -signal.SIGKILL
+        return self.process.wait(PATIENCE_S) == -signal.SIGKILL
 
     def wait(self) -> int:
-        return self.process.wait(SITTING_S)
+        return self.process.wait(PATIENCE_S)
 
     def survivors(self) -> list[str]:
         """What it started and what is still there a while after its end."""
@@ -120,6 +136,11 @@ class Series:
         done, dice, number = Kills(), random.Random(seed), 0
         while done.count < kills and not done.wrong:
             number += 1
+            if number > RUNS_PER_KILL * kills:
+                done.wrong.append(
+                    f"only {done.count} kills in {number - 1} runs: drivers end before they are killed"
+                )
+                break
             out = f"{root}/run-{number}"
             self._kill_until_done(out, kills, done, dice, say)
             wrong = self._finish(out)
@@ -156,8 +177,7 @@ class Series:
             _sleep_or_end(driver, delay)
             return f"{delay:.2f} s after its start"
         storage, before = Storage(out), _commits(Storage(out))
-        while driver.process.poll() is None and _commits(storage) == before:
-            time.sleep(0.05)
+        wait_until(lambda: driver.process.poll() is not None or _commits(storage) != before)
         _sleep_or_end(driver, delay)
         return f"{delay:.2f} s after a commit"
 

@@ -17,6 +17,7 @@ from cascade_batch.models.checkpoints import load_stage_a, load_stage_b, load_st
 from cascade_batch.spec import ModelSpec
 from cascade_batch.weights import EMBEDDED
 from cascade_batch.workers.parts import load_parts, weight_digests
+from tests.patience import PATIENCE_S
 from tests.run.runs import render, write_prompts
 
 LOAD = {
@@ -49,7 +50,8 @@ def test_inspect_needs_no_torch() -> None:
         "import sys; from cascade_batch.cli import main; "
         "code = main(sys.argv[1:]); sys.exit(code or 'torch' in sys.modules)"
     )
-    ended = subprocess.run([sys.executable, "-c", program, "model", "inspect", "tiny"], capture_output=True)
+    command = [sys.executable, "-c", program, "model", "inspect", "tiny"]
+    ended = subprocess.run(command, capture_output=True, timeout=PATIENCE_S)
     assert ended.returncode == 0, ended.stderr
 
 
@@ -156,5 +158,6 @@ def test_loading_asks_nothing_of_any_network(tmp_path: Path) -> None:
         f"spec = ModelSpec(name={str(EMBEDDED / 'tiny')!r})\n"
         "load_all(spec, weight_digests(spec))\n"
     )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert ended.returncode == 0, ended.stderr

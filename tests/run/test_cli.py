@@ -15,6 +15,7 @@ from cascade_batch.cli.arguments import SPEC_FLAGS, build_parser
 from cascade_batch.schemas import ERROR_CODES, MANIFEST
 from cascade_batch.storage import Storage
 from cascade_batch.stores import layout
+from tests.patience import PATIENCE_S
 from tests.run.runs import QUICK, render, write_prompts
 
 
@@ -63,7 +64,8 @@ def test_every_flag_names_a_key_of_the_spec() -> None:
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 @pytest.mark.parametrize("command", ["plan", "status", "verify", "render"])
@@ -284,6 +286,7 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback(unbuffered: str) -> Non
         stdout=writing,
         stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        timeout=PATIENCE_S,
         check=False,
     )
     os.close(writing)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -21,7 +22,8 @@ from cascade_batch.cli import main
 from cascade_batch.prompts import CONDITIONS
 from cascade_batch.storage import Storage
 from cascade_batch.stores import layout
-from tests.run.kills import Driver
+from tests.patience import wait_until
+from tests.run.kills import PAUSING, Driver
 from tests.run.runs import contents, differences, manifest_of, render
 from tests.whole_model import write_model
 
@@ -190,10 +192,9 @@ def test_every_column_killed_resumed_and_equal_to_calls_in_python(
         tmp_path / "killed",
     )
     assert render(prompts, str(whole), settings=flags(model)) == 0
-    driver = Driver.start(prompts, str(killed), tmp_path / "log", *flags(model))
-    while not list(killed.glob(f"{layout.MANIFEST}/*.parquet")):
-        assert driver.process.poll() is None, (tmp_path / "log").read_text()
-    assert driver.kill()
+    driver = Driver.start(prompts, str(killed), tmp_path / "log", *flags(model), program=PAUSING)
+    wait_until(lambda: list(killed.glob(f"{layout.MANIFEST}/*.parquet")) or driver.process.poll() is not None)
+    assert driver.kill(), (tmp_path / "log").read_text()
     assert len(list(killed.glob(f"{layout.MANIFEST}/*.parquet"))) < 4
     assert render(prompts, str(killed), settings=flags(model)) == 0
     assert differences(contents(str(killed)), contents(str(whole))) == []
@@ -272,10 +273,32 @@ def test_what_conditions_an_image_is_in_the_manifest_and_its_keys(tmp_path: Path
     assert json.loads(decoder["conditions"]) == {"decoder_timesteps": pytest.approx([1.0, 0.3])}
 
 
+def as_structs(row: dict[str, Any]) -> dict[str, Any]:
+    """With its pictures, encoded and named ones, in one type of column."""
+    paths = {k: {"bytes": None, "path": v} for k, v in row.items() if isinstance(v, str)}
+    return row | paths | {k: {"bytes": v, "path": None} for k, v in row.items() if isinstance(v, bytes)}
+
+
+def bomb() -> bytes:
+    """A picture that says it has 20,000 x 20,000 pixels."""
+    return b"P6 20000 20000 255\n" + bytes(99)
+
+
+def labels() -> Image.Image:
+    return Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) % 3)
+
+
 BROKEN: dict[str, tuple[dict[str, Any], str, str]] = {
     "no picture": ({"image": b"not a picture"}, "bad_image", "unknown format"),
     "half a picture": ({"image": png(picture(1))[:200]}, "bad_image", "image"),
     "missing": ({"init_image": "nowhere.png"}, "bad_image", "init_image"),
+    "a folder": ({"init_image": "nowhere"}, "bad_image", "no such file"),
+    "a pipe": ({"init_image": "pipe"}, "bad_image", "no such file"),
+    "a large file": ({"init_image": "large.png"}, "bad_image", "too large"),
+    "no URL": ({"init_image": "http://[bad/x.png"}, "bad_image", "init_image"),
+    "unknown protocol": ({"init_image": "nowhere://x/y.png"}, "bad_image", "init_image"),
+    "bomb": ({"mask": png(picture(1)), "init_image": bomb()}, "bad_image", "limits.picture_pixels"),
+    "several labels": ({"init_image": "there.png", "mask": png(labels())}, "bad_image", "several things"),
     "credentials": ({"init_image": "https://me:secret@host/x.png"}, "bad_image", "credentials"),
     "strength": ({"init_image": "there.png", "strength": 3.0}, "bad_condition", "strength"),
     "mask alone": ({"mask": png(half_mask())}, "bad_condition", "a mask without a picture"),
@@ -297,7 +320,11 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str]] = {
 
 def test_a_broken_condition_fails_its_row_alone(tmp_path: Path, model: Path) -> None:
     picture(1).save(tmp_path / "there.png")
-    rows = [{"id": name, **row} for name, (row, _, _) in BROKEN.items()]
+    (tmp_path / "nowhere").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    with open(tmp_path / "large.png", "wb") as large:
+        large.truncate(2**31)  # takes no room on the disk
+    rows = [{"id": name, **as_structs(row)} for name, (row, _, _) in BROKEN.items()]
     rows = [entry for row in rows for entry in (row, {"id": f"beside {row['id']}"})]
     rows = [{"prompt": "a red circle", "seed": 1} | row for row in rows]
     prompts = write_table(tmp_path / "prompts.parquet", rows)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S, wait_until
 from tests.run.runs import QUICK, contents, manifest_of, render, write_prompts
 from tests.servers import free_ports
 
@@ -41,7 +42,7 @@ class Head:
                 command, stdout=out, stderr=out, env=self.environment, start_new_session=True
             )
 
-    def job(self, *words: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    def job(self, *words: str, timeout: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
         command = [RAY, "job", words[0], "--address", self.address, *words[1:]]
         return subprocess.run(
             command,
@@ -55,12 +56,7 @@ class Head:
 
     def wait_until_it_takes_jobs(self) -> None:
         """The dashboard answers seconds before its agent takes a job."""
-        deadline = time.monotonic() + 90
-        while time.monotonic() < deadline:
-            if self.job("submit", "--", "true").returncode == 0:
-                return
-            time.sleep(1)
-        raise TimeoutError("the head takes no jobs")
+        wait_until(lambda: self.job("submit", "--", "true").returncode == 0, period_s=1)
 
     def kill(self) -> None:
         os.killpg(self._process.pid, signal.SIGTERM)
@@ -68,6 +64,7 @@ class Head:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
@@ -92,17 +89,15 @@ def submit(head: Head, name: str, *flags: str, wait: bool = True) -> subprocess.
     )  # fmt: skip
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_stopped_job_ends_cleanly_and_goes_on_when_submitted_again(head: Head, tmp_path: Path) -> None:
     prompts, out = write_prompts(tmp_path, 24), tmp_path / "run"
     # so many steps that the run outlasts the start of the command that stops it
     slow = "--set=render.prior_steps=60"
     flags = (str(prompts), "--out", str(out), *QUICK, slow)
     assert submit(head, "first", *flags, wait=False).returncode == 0
-    _wait_for(lambda: list(out.glob("manifest/*.parquet")))
-    started = time.monotonic()
-    assert head.job("stop", "first").returncode == 0
-    assert time.monotonic() - started < 30
+    wait_until(lambda: list(out.glob("manifest/*.parquet")))
+    assert took(lambda: head.job("stop", "first")) - took(lambda: head.job("list")) < 30, "beside the command"
     assert (out / "outcome.json").exists(), head.job("logs", "first").stdout
     outcome = json.loads((out / "outcome.json").read_text())
     assert outcome["state"] == "interrupted"
@@ -122,8 +117,8 @@ def test_bad_input_fails_the_job_and_says_why(head: Head, tmp_path: Path) -> Non
     assert "render.width" in done.stdout
 
 
-def _wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+def took(command: Callable[[], subprocess.CompletedProcess[str]]) -> float:
+    started = time.monotonic()
+    done = command()
+    assert done.returncode == 0, done.stdout + done.stderr
+    return time.monotonic() - started

@@ -9,7 +9,7 @@ import pytest
 from tests.run.kills import Series
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_20_kills_of_local_drivers_on_disk_and_s3(tmp_path: Path, seaweed_root: str) -> None:
     kills, seed = Series.prepare(tmp_path, 8, "local"), random.randrange(2**32)
     print("seed", seed)
@@ -20,7 +20,7 @@ def test_20_kills_of_local_drivers_on_disk_and_s3(tmp_path: Path, seaweed_root: 
     assert [wrong for result in results for wrong in result.wrong] == []
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_3_kills_of_ray_drivers(tmp_path: Path, seaweed_root: str) -> None:
     """Only the driver is killed: the Ray that it started must go by itself."""
     seed = random.randrange(2**32)

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow as pa
 import pytest
 import ray
@@ -21,6 +20,7 @@ from cascade_batch.runners.pools import Node, size_pools
 from cascade_batch.runners.ray_data import PoolBA, PoolC, RayLedger
 from cascade_batch.runners.runner import Setup
 from cascade_batch.spec import DtypeSpec, PoolsSpec
+from tests.patience import PATIENCE_S, wait_until
 from tests.run.runs import contents, manifest_of, render, write_prompts
 from tests.run.test_probing import PROBED, WIDTHS, check_probed_run, rendering_at_most
 
@@ -76,7 +76,7 @@ def limit_memory(networks: Any, most: int) -> None:
 
 
 class GrowingPoolBA(PoolBA):
-    """Renders only once the pool has grown, or a minute has passed in vain."""
+    """Renders only once the pool has grown."""
 
     def __init__(self, setup: Setup, ledger: RayLedger) -> None:
         super().__init__(setup, ledger)
@@ -86,29 +86,35 @@ class GrowingPoolBA(PoolBA):
         rendered = decoder.render
 
         def render_among_others(batch: DecoderBatch) -> DecodedImages:
-            deadline = time.monotonic() + 60
-            while len(list(workers.iterdir())) < 2 and time.monotonic() < deadline:
-                time.sleep(0.1)
+            wait_until(lambda: len(list(workers.iterdir())) == 2)
             return rendered(batch)
 
         decoder.render = render_among_others
 
 
 class SlowPoolBA(PoolBA):
-    """Says while it renders that it does, and leaves time to kill it."""
+    """Once its first shard is committed, it waits in the middle of its second one to be killed: once in a run."""
 
     def __init__(self, setup: Setup, ledger: RayLedger) -> None:
         super().__init__(setup, ledger)
-        decoder, sign = self._worker._decoder, _rendering(Path(setup.ref.uri))
-        rendered = decoder.render
+        self._begun = 0
+        worker: Any = self._worker
+        on_device, rendered = worker._on_device, worker._decoder.render
+        run = Path(setup.ref.uri)
 
-        def render_slowly(batch: DecoderBatch) -> DecodedImages:
-            sign.touch()
-            time.sleep(1.0)
-            sign.unlink()
+        def in_turn(work: Callable[[], Any]) -> Any:
+            self._begun += 1
+            return work()
+
+        def render_or_wait(batch: DecoderBatch) -> DecodedImages:
+            if self._begun == 2 and not _waiting(run).exists():
+                wait_until(lambda: list(run.glob("manifest/*.parquet")))
+                _waiting(run).write_text(str(os.getpid()))
+                time.sleep(PATIENCE_S)
             return rendered(batch)
 
-        decoder.render = render_slowly
+        worker._on_device = lambda work: on_device(partial(in_turn, work))
+        worker._decoder.render = render_or_wait
 
 
 class LingeringPoolBA(PoolBA):
@@ -131,15 +137,13 @@ class LingeringPoolBA(PoolBA):
 
     def __call__(self, row: pa.Table) -> pa.Table:
         handed_on = super().__call__(row)
-        deadline = time.monotonic() + 60
-        while self._begun < 2:
-            assert time.monotonic() < deadline, "the next shard waits for this one"
-            time.sleep(0.05)
+        wait_until(lambda: self._begun >= 2)  # in vain, if the next shard waits for this one
         return handed_on
 
 
-def _rendering(run: Path) -> Path:
-    return run.with_name("rendering")
+def _waiting(run: Path) -> Path:
+    """Where a worker that waits to be killed writes which process it is."""
+    return run.with_name("waiting")
 
 
 def test_both_runners_give_equal_runs(tmp_path: Path) -> None:
@@ -183,10 +187,10 @@ def test_a_killed_actor_costs_a_retry_not_the_run(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(ray_data, "PoolBA", SlowPoolBA)
     prompts, out = write_prompts(tmp_path, 8), str(tmp_path / "run")
     killed: list[int] = []
-    killer = threading.Thread(target=_kill_once, args=("SlowPoolBA", killed, Path(out)))
+    killer = threading.Thread(target=_kill_once, args=(killed, Path(out)), daemon=True)
     killer.start()
-    assert render(prompts, out, *CPU_POOLS, runner="ray") == 0
-    killer.join()
+    assert render(prompts, out, *CPU_POOLS, "--ba-actors=1", runner="ray") == 0
+    killer.join(PATIENCE_S)
     assert len(killed) == 1
     manifest = manifest_of(out)
     assert manifest["status"].to_pylist() == ["ok"] * 8
@@ -202,16 +206,11 @@ def test_a_shard_is_handed_on_while_the_next_one_is_rendered(
     assert manifest_of(out)["status"].to_pylist() == ["ok"] * 6
 
 
-def _kill_once(name: str, killed: list[int], out: Path) -> None:
-    """SIGKILL the pool's worker in the middle of a batch once the first shard is committed."""
-    deadline, sign = time.monotonic() + 120, _rendering(out)
-    while time.monotonic() < deadline and not (list(out.glob("manifest/*.parquet")) and sign.exists()):
-        time.sleep(0.05)
-    for process in psutil.process_iter(["cmdline"]):
-        if name in " ".join(process.info["cmdline"] or []):
-            process.send_signal(signal.SIGKILL)
-            killed.append(process.pid)
-            return
+def _kill_once(killed: list[int], out: Path) -> None:
+    wait_until(lambda: _waiting(out).exists() and _waiting(out).read_text())
+    process = int(_waiting(out).read_text())
+    os.kill(process, signal.SIGKILL)
+    killed.append(process)
 
 
 def test_a_deadly_prompt_is_failed_and_its_mates_are_rendered(
@@ -276,9 +275,8 @@ class Holder:
 @pytest.fixture
 def held_card() -> Iterator[Any]:
     holder: Any = ray.remote(Holder).options(num_gpus=1, num_cpus=0).remote()
-    assert ray.get(holder.ready.remote())
-    while ray.available_resources().get("GPU", 0.0) > 0:
-        time.sleep(0.1)
+    assert ray.get(holder.ready.remote(), timeout=PATIENCE_S)
+    wait_until(lambda: not ray.available_resources().get("GPU"))
     yield holder
     ray.kill(holder)
 

@@ -17,8 +17,9 @@ import pytest
 from cascade_batch import pipeline, weights
 from cascade_batch.storage import Storage
 from cascade_batch.stores import layout
+from tests.patience import PATIENCE_S, wait_until
 from tests.run.failing import Died, Writes, failing_writes
-from tests.run.kills import FAST, SITTING_S, Driver
+from tests.run.kills import FAST, PAUSING, Driver
 from tests.run.remembered import Asked, remember
 from tests.run.runs import QUICK, contents, differences, manifest_of, render, write_prompts
 
@@ -169,7 +170,7 @@ def test_a_finished_run_starts_nothing_heavy(asked: Asked, tmp_path: Path, flags
         f"print('heavy', [m for m in {HEAVY} if m in sys.modules]); sys.exit(code)"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", program, *command], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", program, *command], capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert ended.returncode == 0, ended.stderr
     assert "heavy []" in ended.stdout
@@ -187,10 +188,8 @@ def once_rendering(out: Path) -> bool:
 @pytest.mark.parametrize("moment", [once_loading, once_rendering])
 def test_sigterm_ends_a_sitting_politely(tmp_path: Path, moment: Callable[[Path], bool]) -> None:
     prompts, out = write_prompts(tmp_path, 12), tmp_path / "run"
-    driver = Driver.start(prompts, str(out), tmp_path / "log", *FAST)
-    deadline = time.monotonic() + SITTING_S
-    while not moment(out) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    driver = Driver.start(prompts, str(out), tmp_path / "log", *FAST, program=PAUSING)
+    wait_until(lambda: moment(out) or driver.process.poll() is not None, period_s=0.02)
     sent = time.monotonic()
     driver.process.send_signal(signal.SIGTERM)
     assert driver.wait() == 130, driver.log.read_text()

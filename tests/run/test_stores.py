@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from cascade_batch.errors import IntegrityError
-from cascade_batch.schemas import MANIFEST, embedding_schema, manifest_schema
+from cascade_batch.schemas import FORMAT, MANIFEST, embedding_schema, manifest_schema
 from cascade_batch.storage import ObjectExists, ObjectMissing, Storage
 from cascade_batch.stores import layout, manifest, parquet
 from cascade_batch.stores.embeddings import (
@@ -101,8 +101,10 @@ def test_a_late_attempt_with_other_pixels_is_written_beside_the_first(store: str
         assert file.pixel_sha256 == hashlib.sha256(noise(seed).tobytes()).hexdigest()
 
 
-def embeddings_of(arrays: list[np.ndarray | None], size: tuple[int, int] | None) -> pa.Table:
-    schema = embedding_schema(size)
+def embeddings_of(
+    arrays: list[np.ndarray | None], size: tuple[int, int] | None, run_format: int = FORMAT
+) -> pa.Table:
+    schema = embedding_schema(size, run_format)
     heights, widths = ([None if a is None else a.shape[axis] for a in arrays] for axis in (1, 2))
     given = {
         "image_id": [f"cat-{i}" for i in range(len(arrays))],
@@ -137,12 +139,19 @@ def test_embeddings_come_back_bit_for_bit_with_gaps_for_failed_rows(
             assert sha256.as_py() == hashlib.sha256(array.tobytes()).hexdigest()
 
 
-def test_embeddings_of_one_size_are_tensors_to_any_arrow_reader(tmp_path) -> None:
+@pytest.mark.parametrize(("run_format", "gap"), [(2, "null"), (3, "NaN")])
+def test_failed_rows_in_runs_of_one_size(run_format: int, gap: str) -> None:
     array = np.arange(16 * 24 * 24, dtype=np.float32).reshape(16, 24, 24)
-    (tmp_path / "shard.parquet").write_bytes(encode_embeddings(embeddings_of([array], (24, 24))))
-    column = pq.read_table(tmp_path / "shard.parquet")["embedding"].combine_chunks()
-    assert column.type == pa.fixed_shape_tensor(pa.float32(), [16, 24, 24])
-    assert (column.to_numpy_ndarray()[0] == array).all()
+    table = pq.read_table(io.BytesIO(encode_embeddings(embeddings_of([None, array], (24, 24), run_format))))
+    column = table["embedding"].combine_chunks()
+    storage = column.storage if run_format == 2 else column
+    assert column.null_count == (1 if gap == "null" else 0)
+    assert (storage[1].values.to_numpy() == array.ravel()).all()
+    assert gap == "null" or np.isnan(storage[0].values.to_numpy()).all()
+    missing, stored = embedding_arrays(table)
+    assert missing is None
+    assert stored is not None
+    assert (stored == array).all()
 
 
 def test_only_whole_shard_names_count_as_committed(store: str) -> None:

@@ -22,7 +22,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "run") if request.param == "disk" else request.getfixturevalue("seaweed_root")
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_two_drivers_lose_and_double_nothing(root: str, tmp_path: Path) -> None:
     prompts = write_prompts(tmp_path, 12)
     drivers = [Driver.start(prompts, root, tmp_path / f"{n}.log", *FAST) for n in range(2)]

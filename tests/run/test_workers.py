@@ -10,7 +10,15 @@ from cascade_batch.errors import CascadeError
 from cascade_batch.workers.batch_sizes import BatchSizes
 from cascade_batch.workers.batching import Batch, halves, make_batches
 from cascade_batch.workers.ledger import AttemptLedger
-from cascade_batch.workers.rendering import DeviceOutOfMemory, RowResult, render_shard, take_in_hand
+from cascade_batch.workers.rendering import (
+    BatchRefused,
+    DeviceOutOfMemory,
+    RowResult,
+    blame_nobody,
+    render_shard,
+    take_in_hand,
+)
+from tests.patience import PATIENCE_S
 
 
 def request(prompt: int, size: int = 256, guidance: float = 4.0, steps: int = 20) -> dict:
@@ -29,7 +37,8 @@ class Died(BaseException):
 
 def test_pool_ba_starts_without_transformers() -> None:
     code = "import sys, cascade_batch.workers.stage_ba; sys.exit('transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, timeout=PATIENCE_S, check=False).returncode == 0
 
 
 def test_batches_are_full_and_hold_one_kind_of_image() -> None:
@@ -62,10 +71,10 @@ def test_halves_drop_padding_only_batches() -> None:
     assert [(b.rows, b.real) for b in halves(batch)] == [((0, 1), 2)]
 
 
-def run(requests, ledger, render, size=2, failed=None, kinds=None):
+def run(requests, ledger, render, size=2, failed=None, kinds=None, blame=blame_nobody):
     attempt = take_in_hand(ledger, "prior", 7)
     results = render_shard(
-        requests, "prior", 7, attempt, lambda: BatchSizes(size), ledger, render, failed or {}, kinds
+        requests, "prior", 7, attempt, lambda: BatchSizes(size), ledger, render, failed or {}, kinds, blame
     )
     return results, attempt
 
@@ -119,6 +128,31 @@ def test_out_of_memory_at_batch_1_fails_that_row_only() -> None:
 
     results, _ = run([request(i) for i in range(4)], AttemptLedger(3), render, size=4)
     assert [r.error_code for r in results] == [None, None, "out_of_memory", None]
+
+
+def refusing(*refused: int):
+    def render(batch, requests):
+        if set(refused) & set(batch.rows):
+            raise BatchRefused(KeyError("refused"))
+        return [RowResult(row) for row in batch.rows[: batch.real]]
+
+    return render
+
+
+def test_a_refused_batch_is_parted_at_its_own_size_until_the_row_is_found() -> None:
+    def blame(error: Exception, row: int) -> RowResult:
+        return RowResult(error_code="bad_condition", error_message=f"{row}: {error!r}")
+
+    ledger = AttemptLedger(3)
+    results, _ = run([request(i) for i in range(8)], ledger, refusing(2, 5), size=8, blame=blame)
+    assert [r.value for r in results] == [0, 1, None, 3, 4, None, 6, 7]
+    assert results[2].error_message == "2: KeyError('refused')"
+    assert {r.batch for r in results if r.error_code is None} == {8}
+
+
+def test_a_worker_that_refuses_everything_raises_what_it_raised() -> None:
+    with pytest.raises(KeyError):
+        run([request(i) for i in range(3)], AttemptLedger(3), refusing(0, 1, 2), size=4)
 
 
 @pytest.mark.parametrize("limit", [2, 3])

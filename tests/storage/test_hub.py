@@ -17,6 +17,7 @@ from cascade_batch.spec import LoraSpec, ModelSpec
 from cascade_batch.storage import Storage, hub
 from cascade_batch.weights import EMBEDDED, PARTS, digest, fetch, locate, locate_loras, progress
 from cascade_batch.workers.parts import load_parts, weight_digests
+from tests.patience import PATIENCE_S
 from tests.servers import free_ports
 from tests.storage.hub import TOKEN, Hub
 
@@ -206,7 +207,12 @@ def test_local_models_touch_no_network(server: Hub, tmp_path: Path) -> None:
     )
     environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
     )
     assert done.stdout == "5\n" * 3, done.stderr
     assert server.requests == []
@@ -223,6 +229,7 @@ def test_a_log_gets_two_lines_a_file(server: Hub, caplog: pytest.LogCaptureFixtu
 
 def test_a_terminal_shows_name_bytes_and_rate(server: Hub) -> None:
     code = (
+        f"import faulthandler; faulthandler.dump_traceback_later({PATIENCE_S}, exit=True)\n"
         "from cascade_batch import storage\n"
         "from cascade_batch.spec import ModelSpec\n"
         "storage.DOWNLOAD_RANGE = 100_000\n"  # a rate needs two points in time

@@ -13,6 +13,7 @@ import pytest
 from cascade_batch.errors import SpecError, StorageError
 from cascade_batch.storage import ObjectChanged, ObjectExists, ObjectMissing, Storage, remote
 from cascade_batch.storage.local import TEMPORARY
+from tests.patience import PATIENCE_S
 
 
 def test_create_writes_once_and_accepts_equal_bytes(store: str) -> None:
@@ -144,7 +145,7 @@ def race(root: str) -> None:
     storage = Storage(root)
 
     def winners(writes: list) -> list[int]:
-        won, start = [], threading.Barrier(len(writes))
+        won, start = [], threading.Barrier(len(writes), timeout=PATIENCE_S)
 
         def attempt(number: int) -> None:
             start.wait()
@@ -154,11 +155,12 @@ def race(root: str) -> None:
             except ObjectExists:
                 pass
 
-        threads = [threading.Thread(target=attempt, args=(n,)) for n in range(len(writes))]
+        threads = [threading.Thread(target=attempt, args=(n,), daemon=True) for n in range(len(writes))]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            thread.join(PATIENCE_S)
+        assert not any(thread.is_alive() for thread in threads)
         return won
 
     won = winners([lambda n=n: storage.create("shard", b"writer %d" % n) for n in range(32)])

@@ -1,9 +1,9 @@
 """Finding a model's parts in all their layouts, and fetching them once per node."""
 
+import faulthandler
 import json
 import multiprocessing
 import os
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -15,6 +15,7 @@ from cascade_batch.errors import StorageError, WeightsError
 from cascade_batch.spec import ModelSpec
 from cascade_batch.storage import Storage
 from cascade_batch.weights import PARTS, SUBFOLDERS, digest, fetch, fetching, locate, read_config
+from tests.patience import PATIENCE_S, wait_until
 
 NETWORK = "diffusion_pytorch_model"
 
@@ -155,6 +156,7 @@ def test_an_unknown_model_name_is_explained() -> None:
 
 def count_downloads(uri: str, environment: dict[str, str], meeting: str) -> tuple[int, str, str]:
     """In a process of its own: fetch Stage B as the other process does, and count its downloads."""
+    faulthandler.dump_traceback_later(PATIENCE_S, exit=True)  # a pool waits for its processes without end
     os.environ.update(environment)
     real, downloaded = Storage.download, []
 
@@ -165,8 +167,7 @@ def count_downloads(uri: str, environment: dict[str, str], meeting: str) -> tupl
     Storage.download = counting
     part = locate(ModelSpec(name=uri))["stage_b"]
     (Path(meeting) / str(os.getpid())).touch()
-    while len(list(Path(meeting).iterdir())) < 2:
-        time.sleep(0.001)
+    wait_until(lambda: len(list(Path(meeting).iterdir())) == 2, period_s=0.001)
     folder = fetch(part)
     return len(downloaded), str(folder), digest(part, folder)
 

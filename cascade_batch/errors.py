@@ -6,7 +6,12 @@ Errors of single rows are not exceptions: they travel as columns (see `schemas.E
 
 
 class CascadeError(Exception):
-    """Root of all errors this package raises on purpose. Survives pickling with its fields."""
+    """Root of all errors this package raises on purpose. Survives pickling with its fields.
+
+    `spent` tells whether it came after pictures were rendered.
+    """
+
+    spent = False
 
     def __init__(
         self, what: str, *, where: str = "", got: object = None, expected: object = None, next_step: str = ""

@@ -1,14 +1,14 @@
 """Opening a run: planned and written down once, afterwards only ever read and compared."""
 
 from collections.abc import Callable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
 from cascade_batch import __version__, loads
-from cascade_batch.errors import IntegrityError, PromptTableError, SpecError, StorageError
+from cascade_batch.errors import PromptTableError, SpecError, StorageError
 from cascade_batch.geometry import embedding_side
 from cascade_batch.loads import SizeLoad
 from cascade_batch.plan import Plan, make_plan
@@ -16,6 +16,7 @@ from cascade_batch.prompts import PromptTable, check_carried, open_table
 from cascade_batch.schemas import FORMAT, FORMATS, MANIFEST_COLUMNS, embedding_schema, manifest_schema
 from cascade_batch.spec import Spec, differing_fields, spec_from_dict, spec_to_dict
 from cascade_batch.storage import Storage
+from cascade_batch.storage.urls import split_query
 from cascade_batch.stores import layout
 from cascade_batch.stores.run_record import create_json, read_json, read_plan, write_plan
 
@@ -62,8 +63,8 @@ class OpenRun:
 
 
 def plan_table(spec: Spec) -> tuple[PromptTable, Plan]:
-    """The prompt table and its shards; every error of the table is raised here."""
-    table = open_table(spec.prompts, reserved=MANIFEST_COLUMNS)
+    """The prompt table of a new run and its shards; every error of the table is raised here."""
+    table = open_table(spec.prompts, reserved=MANIFEST_COLUMNS, out=spec.output.uri)
     check_carried(table)
     return table, make_plan(table, spec)
 
@@ -105,7 +106,6 @@ def open_existing(uri: str) -> OpenRun:
 def _create(spec: Spec, storage: Storage, check: Callable[[PromptTable], object]) -> OpenRun:
     table, plan = plan_table(spec)
     check(table)
-    _check_apart(table, spec, storage)
     record = _record(spec, table, plan)
     stored = create_json(storage, layout.RUN, record)
     if stored["created"] != record["created"]:  # another driver created it first
@@ -118,7 +118,7 @@ def _record(spec: Spec, table: PromptTable, plan: Plan) -> dict[str, Any]:
     size = sizes.pop() if len(sizes) == 1 else None
     return {
         "format": FORMAT,
-        "spec": spec_to_dict(spec),
+        "spec": spec_to_dict(_without_query(spec)),
         "table": table.to_json(),
         "plan": {
             "prompts": plan.prompts,
@@ -138,6 +138,11 @@ def _record(spec: Spec, table: PromptTable, plan: Plan) -> dict[str, Any]:
     }
 
 
+def _without_query(spec: Spec) -> Spec:
+    """The query of the table's URL may be a signature."""
+    return replace(spec, prompts=replace(spec.prompts, uri=split_query(spec.prompts.uri)[0]))
+
+
 def _described(schema: pa.Schema) -> list[str]:
     return [f"{field.name}: {field.type}" for field in schema]
 
@@ -146,7 +151,7 @@ def _resume(spec: Spec, storage: Storage, record: dict[str, Any], table: PromptT
     _check_format(record, storage.uri)
     stored = spec_from_dict(record["spec"])
     _check_spec(stored, spec, storage.uri)
-    planned = PromptTable.from_json(record["table"], root=table.root)
+    planned = PromptTable.from_json(record["table"], root=table.root, query=table.query)
     _check_table(planned, table)
     if storage.exists(layout.PLAN):
         return OpenRun(storage, stored, record, read_plan(storage), planned)
@@ -156,23 +161,12 @@ def _resume(spec: Spec, storage: Storage, record: dict[str, Any], table: PromptT
 
 def _check_format(record: dict[str, Any], uri: str) -> None:
     if record.get("format") not in FORMATS:
-        raise IntegrityError(
+        raise SpecError(
             f"{layout.RUN} is not one of this program's, or of another version",
             where=uri,
             got=f"format {record.get('format')}",
             expected=f"format {' or '.join(map(str, FORMATS))}",
             next_step="choose another --out",
-        )
-
-
-def _check_apart(table: PromptTable, spec: Spec, storage: Storage) -> None:
-    """A run inside a prompt folder would be read as prompts by the next sitting."""
-    if storage.uri.startswith(table.root + "/") and Storage(spec.prompts.uri).uri == table.root:
-        raise SpecError(
-            "the run would lie inside the folder of the prompt table",
-            where="output.uri",
-            got=storage.uri,
-            expected=f"a place outside {table.root}",
         )
 
 

@@ -192,6 +192,7 @@ def _setup(spec: Spec, run: OpenRun, runner: Runner, observer: Observer, share_c
         run.storage.create_only,
         numerics_text(pools),
         run.table.root,
+        run.table.query,
         spec.limits.picture_pixels,
     )
     return Setup(
@@ -250,6 +251,9 @@ def _drive(
         return _finish(run, progress, done, tuple(errors), state)
     except KeyboardInterrupt:  # the table may be half written; the next sitting writes it anew
         return _finish(run, progress, done, tuple(errors), INTERRUPTED)
+    except CascadeError as error:
+        error.spent = True
+        raise
 
 
 def _finish(run: OpenRun, progress: Progress, done: set[int], errors: tuple[str, ...], state: str) -> Outcome:

@@ -12,13 +12,14 @@ from types import FrameType
 from cascade_batch import log, pipeline
 from cascade_batch.cli.arguments import build_parser, spec_flags
 from cascade_batch.cli.showing import make_observer, summary
-from cascade_batch.errors import CascadeError, PromptTableError, SpecError, WeightsError
+from cascade_batch.errors import CascadeError, PromptTableError, SpecError, StorageError, WeightsError
 from cascade_batch.opening import open_existing
 from cascade_batch.report import RunStatus, run_status
 from cascade_batch.runners.local import LocalRunner
 from cascade_batch.runners.ray_environment import prepare_own_cluster
 from cascade_batch.runners.runner import Runner
 from cascade_batch.spec import Spec, load_spec
+from cascade_batch.storage import ObjectExists, ObjectMissing
 
 RAY_JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets this variable for the entry point of a submitted job."""
@@ -54,11 +55,19 @@ def main(argv: Sequence[str]) -> int:
         return commands[arguments.command](arguments, argv)
     except CascadeError as error:
         print(f"error: {error}", file=sys.stderr)
-        bad_input = isinstance(error, SpecError | PromptTableError | WeightsError)
-        return BAD_INPUT if bad_input else FAILED
+        return BAD_INPUT if _is_bad_input(error) else FAILED
     except KeyboardInterrupt:
         print("interrupted; what is committed is safe. Repeat the command to go on.", file=sys.stderr)
         return INTERRUPTED
+
+
+def _is_bad_input(error: CascadeError) -> bool:
+    """Whether the user has something to correct, and nothing was spent. A missing object is damage to a run."""
+    if error.spent:
+        return False
+    if isinstance(error, StorageError):
+        return not error.transient and not isinstance(error, ObjectMissing | ObjectExists)
+    return isinstance(error, SpecError | PromptTableError | WeightsError)
 
 
 def _interrupt(_signum: int, _frame: FrameType | None) -> None:
@@ -105,6 +114,8 @@ def _render(arguments, argv: Sequence[str]) -> int:
 def _check_out(uri: str) -> None:
     if not uri:
         raise SpecError("nowhere to write", next_step="add --out RUN, a folder or a bucket prefix")
+    if uri.startswith("memory:"):
+        raise SpecError("what is written to memory is gone with this process", where="output.uri", got=uri)
     if RAY_JOB_MARK in os.environ and "://" not in uri and not os.path.isabs(uri):
         raise SpecError(
             "a job's working directory is deleted with the job, and the run with it",

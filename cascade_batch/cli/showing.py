@@ -13,6 +13,7 @@ from rich.table import Table
 from cascade_batch import pipeline
 from cascade_batch.metrics import Progress
 from cascade_batch.pipeline import Outcome
+from cascade_batch.storage.urls import without_queries
 
 PADDING_WORTH_A_REMEDY = 0.10
 PLAIN_PERIOD_S = 5.0
@@ -116,7 +117,7 @@ def padding_remedy(*padded: float) -> list[str]:
 
 
 def _next_steps(outcome: Outcome, run: str, command: Sequence[str]) -> list[str]:
-    plain = [word for word in command if word != "--retry-failed"]
+    plain = [without_queries(word) for word in command if word != "--retry-failed"]
     quoted, again = shlex.quote(run), shlex.join(["cascade-batch", *plain])
     if outcome.state == pipeline.TOO_MANY_FAILED:
         return [

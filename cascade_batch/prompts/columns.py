@@ -103,19 +103,30 @@ def sources(names: Iterable[str], mapping: Mapping[str, str], where: str = "") -
     """
     names = list(names)
     present, taken = set(names), set(mapping.values())
+    if len(present) < len(names):
+        raise _doubled(next(name for name in names if names.count(name) > 1), where)
     found = {ours: theirs for ours, theirs in mapping.items() if theirs in present}
     for name in names:
         if name in taken:
             continue
-        if name in mapping or names.count(name) > 1:
+        if name in mapping:
             raise PromptTableError(
                 f"two columns would be called {name!r}",
                 where=where,
-                got=f"{name} and {mapping.get(name, name)}",
+                got=f"{name} and {mapping[name]}",
                 next_step=f"give the table's own column another name: --column source_{name}={name}",
             )
         found[name] = name
     return found
+
+
+def _doubled(name: str, where: str) -> PromptTableError:
+    return PromptTableError(
+        f"two columns are called {name!r}",
+        where=where,
+        expected="names that tell columns apart: no option can, since it names them too",
+        next_step="write the file again under other names",
+    )
 
 
 def check_mapping(names: Collection[str], mapping: Mapping[str, str], where: str) -> None:

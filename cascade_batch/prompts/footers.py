@@ -7,19 +7,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cascade_batch.errors import PromptTableError
+from cascade_batch.prompts.chunks import RowGroup, encrypted_file, null_count, row_groups
 from cascade_batch.storage import Storage
 
 TAIL = 64 * 1024
 """Bytes of the first read at a file's end; a longer footer costs a second read."""
 MAGIC = b"PAR1"
+ENCRYPTED_MAGIC = b"PARE"
 
 
 @dataclass(frozen=True)
 class Footer:
-    """A Parquet footer, and the sha256 of its bytes as stored."""
+    """A Parquet footer, and the sha256 of its bytes as stored.
+
+    What is asked of `metadata` is its schema and its counts alone: see `thrift`.
+    """
 
     metadata: pq.FileMetaData
+    schema: pa.Schema
+    row_groups: tuple[RowGroup, ...]
     sha256: str
+    where: str
 
 
 @dataclass(frozen=True)
@@ -34,8 +42,22 @@ class Summary:
 
 
 def read_footer(storage: Storage, path: str) -> Footer:
-    """The footer of one Parquet file. Raises PromptTableError if it is not one."""
+    """The footer of one Parquet file. Raises PromptTableError if it is not one, or one that cannot be read."""
+    where, footer = storage.url(path), _footer_bytes(storage, path)
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(footer))
+        schema = metadata.schema.to_arrow_schema()
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise PromptTableError("a Parquet footer cannot be read", where=where, got=_line(error)) from None
+    groups = row_groups(footer, metadata.num_columns, where)
+    return Footer(metadata, schema, groups, hashlib.sha256(footer).hexdigest(), where)
+
+
+def _footer_bytes(storage: Storage, path: str) -> bytes:
+    """The footer, its length and the magic."""
     tail = storage.read_tail(path, TAIL)
+    if tail[-4:] == ENCRYPTED_MAGIC:
+        raise encrypted_file(storage.url(path), "an encrypted footer")
     if len(tail) < 12 or tail[-4:] != MAGIC:
         raise PromptTableError(
             "not a whole Parquet file",
@@ -46,32 +68,15 @@ def read_footer(storage: Storage, path: str) -> Footer:
     length = int.from_bytes(tail[-8:-4], "little") + 8
     if length > len(tail):
         tail = storage.read_tail(path, length)
-    footer = tail[-length:]
-    try:
-        metadata = pq.read_metadata(pa.BufferReader(footer))
-    except (pa.ArrowException, OSError) as error:
-        raise PromptTableError(
-            "a Parquet footer cannot be read", where=storage.url(path), got=error
-        ) from None
-    return Footer(metadata, hashlib.sha256(footer).hexdigest())
+    return tail[-length:]
 
 
 def summarise(footer: Footer, prompt_column: str) -> Summary:
-    """The parts of a footer that a prompt table keeps."""
-    metadata = footer.metadata
-    layout = metadata.schema.to_arrow_schema().remove_metadata().serialize().to_pybytes()
-    return Summary(metadata.num_rows, footer.sha256, layout, _nulls(metadata, prompt_column))
+    """The parts of a footer that a prompt table keeps. Raises PromptTableError for counts that contradict."""
+    layout = footer.schema.remove_metadata().serialize().to_pybytes()
+    nulls = null_count(footer.row_groups, prompt_column, footer.where)
+    return Summary(footer.metadata.num_rows, footer.sha256, layout, nulls)
 
 
-def _nulls(metadata: pq.FileMetaData, column: str) -> int | None:
-    """Null values of a flat column by the footer's statistics, None if those do not say."""
-    paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
-    if column not in paths:
-        return None
-    total = 0
-    for group in range(metadata.num_row_groups):
-        statistics = metadata.row_group(group).column(paths.index(column)).statistics
-        if statistics is None or not statistics.has_null_count:
-            return None
-        total += statistics.null_count
-    return total
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

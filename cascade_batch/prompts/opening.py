@@ -17,6 +17,7 @@ from cascade_batch.prompts.columns import (
 )
 from cascade_batch.prompts.finding import find_files
 from cascade_batch.prompts.footers import Summary, read_footer, summarise
+from cascade_batch.prompts.own_runs import check_apart
 from cascade_batch.prompts.table import PromptFile, PromptTable
 from cascade_batch.spec import PromptsSpec
 from cascade_batch.storage import ObjectInfo
@@ -25,19 +26,23 @@ THREADS = 32
 """Footers are small and far away: many at a time."""
 
 
-def open_table(prompts: PromptsSpec, reserved: Collection[str] = ()) -> PromptTable:
+def open_table(prompts: PromptsSpec, reserved: Collection[str] = (), out: str = "") -> PromptTable:
     """Find the table's files, read their footers, and check every column's name and type.
 
     Args:
         prompts: `uri` is one file, a folder (every `*.parquet` below it, hidden and `_` names skipped)
             or a glob (`*`, `**`, `?`, `[...]`); `columns` maps names.
         reserved: names that carried columns must not have: the manifest's.
+        out: where a new run is to be written, which must not be among the prompts.
 
     Raises:
         PromptTableError: no files, not Parquet, a missing or clashing column, a type that cannot be read.
-        SpecError, StorageError: a URL that is refused, or a store that fails.
+        SpecError, StorageError: a URL that is refused, a run among its prompts, or a store that fails.
     """
-    storage, found = find_files(prompts.uri)
+    where = find_files(prompts.uri)
+    storage, found = where.storage, where.files
+    if out:
+        check_apart(storage.uri, [info.key for info in found], where.sees, out)
     prompt_column = prompts.columns.get("prompt", "prompt")
 
     def summary(info: ObjectInfo) -> Summary:
@@ -59,7 +64,9 @@ def open_table(prompts: PromptsSpec, reserved: Collection[str] = ()) -> PromptTa
     named = {name for _, schema in layouts for name in sources(schema.names, prompts.columns)}
     conditions = tuple(name for name in CONDITIONS if name in named)
     nulls, examples = _null_prompts(summaries), _examples(summaries)
-    return PromptTable(storage.uri, dict(prompts.columns), files, carried, nulls, conditions, examples)
+    return PromptTable(
+        storage.uri, dict(prompts.columns), files, carried, nulls, conditions, examples, where.query
+    )
 
 
 def _examples(summaries: list[Summary]) -> tuple[int, ...]:

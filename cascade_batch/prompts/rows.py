@@ -40,13 +40,16 @@ def read_rows(table: PromptTable, file_index: int, first_row: int, rows: int) ->
         IntegrityError: it is no longer the file that was opened.
     """
     file = table.files[file_index]
+    key = (table.root, file.path, file.footer_sha256, table.query)
     with _reading:  # a Parquet reader is not for two threads, and both would read the same row group
-        parquet = _opened(table.root, file.path, file.footer_sha256)
+        parquet = _opened(*key)
         groups = _row_groups(parquet, first_row, rows)
-        key = (table.root, file.path, file.footer_sha256)
         pieces = [_cached_group(*key, group).slice(start, count) for group, start, count in groups]
-    stored = pa.concat_tables(pieces) if pieces else parquet.schema_arrow.empty_table()
-    return _canonical(stored, table, file, first_row)
+    try:
+        stored = pa.concat_tables(pieces) if pieces else parquet.schema_arrow.empty_table()
+        return _canonical(stored, table, file, first_row)
+    except (pa.ArrowException, OverflowError) as error:
+        raise _unreadable(table.where(file), error) from None
 
 
 def iter_planned(table: PromptTable, file_index: int, limit: int) -> Iterator[tuple[int, pa.Table]]:
@@ -74,12 +77,12 @@ def first_prompts(table: PromptTable, rows: int, files: int) -> list[str]:
 def first_carried(table: PromptTable, file_index: int, names: Sequence[str]) -> pa.Table:
     """The first row of a file, or none, in some carried columns alone; of each no more is read than that takes."""
     file = table.files[file_index]
-    parquet = _open(table.root, file.path, file.footer_sha256, read_ahead=False)
+    parquet = _open(table.root, file.path, file.footer_sha256, table.query, read_ahead=False)
     found = sources(parquet.schema_arrow.names, table.columns)
     wanted = [found[name] for name in names if name in found]
     try:
         batch = next(parquet.iter_batches(1, columns=wanted, use_threads=False), None) if wanted else None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise _unreadable(table.where(file), error) from None
     stored = pa.table({}) if batch is None else pa.Table.from_batches([batch])
     columns = {}
@@ -103,7 +106,7 @@ def _iter_columns(
     table: PromptTable, file_index: int, limit: int, names: Sequence[str]
 ) -> Iterator[tuple[int, pa.Table]]:
     file = table.files[file_index]
-    parquet = _open(table.root, file.path, file.footer_sha256)
+    parquet = _open(table.root, file.path, file.footer_sha256, table.query)
     found = sources(parquet.schema_arrow.names, table.columns)
     wanted = [found[name] for name in names]
     first = 0
@@ -157,13 +160,13 @@ def _text_or_none(raw: bytes | None) -> str | None:
 
 
 @lru_cache(maxsize=4)
-def _opened(root: str, path: str, footer_sha256: str) -> pq.ParquetFile:
-    return _open(root, path, footer_sha256)
+def _opened(root: str, path: str, footer_sha256: str, query: str) -> pq.ParquetFile:
+    return _open(root, path, footer_sha256, query)
 
 
-def _open(root: str, path: str, footer_sha256: str, read_ahead: bool = True) -> pq.ParquetFile:
+def _open(root: str, path: str, footer_sha256: str, query: str, read_ahead: bool = True) -> pq.ParquetFile:
     """`read_ahead` fetches whole columns of a row group at once, else they are read as far as they are asked for."""
-    storage = Storage(root)
+    storage = Storage(root, query)
     footer = read_footer(storage, path)
     if footer.sha256 != footer_sha256:
         raise IntegrityError(
@@ -173,30 +176,39 @@ def _open(root: str, path: str, footer_sha256: str, read_ahead: bool = True) -> 
             expected=footer_sha256[:12],
             next_step="restore the file, or start a new run for the new table",
         )
-    buffer_size = 0 if read_ahead else PAGE
     return pq.ParquetFile(
-        storage.open(path), metadata=footer.metadata, pre_buffer=read_ahead, buffer_size=buffer_size
+        storage.open(path),
+        metadata=footer.metadata,
+        pre_buffer=read_ahead,
+        buffer_size=0 if read_ahead else PAGE,
+        page_checksum_verification=True,
     )
 
 
 @lru_cache(maxsize=2)
-def _cached_group(root: str, path: str, footer_sha256: str, group: int) -> pa.Table:
-    return _read(_opened(root, path, footer_sha256), f"{root}/{path}", [group], None)
+def _cached_group(root: str, path: str, footer_sha256: str, query: str, group: int) -> pa.Table:
+    return _read(_opened(root, path, footer_sha256, query), f"{root}/{path}", [group], None)
 
 
 def _read(parquet: pq.ParquetFile, where: str, groups: Sequence[int], columns: list[str] | None) -> pa.Table:
+    """On the caller's thread, since what Arrow throws on a thread of its own ends the process."""
     try:
-        return parquet.read_row_groups(list(groups), columns=columns, use_threads=False)
-    except (pa.ArrowException, OSError) as error:
+        stored = parquet.read_row_groups(list(groups), columns=columns, use_threads=False)
+        stored.validate()
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise _unreadable(where, error) from None
+    rows = sum(parquet.metadata.row_group(group).num_rows for group in groups)
+    if stored.num_rows != rows:
+        raise _unreadable(where, f"{stored.num_rows} rows where its footer says {rows}")
+    return stored
 
 
-def _unreadable(where: str, error: Exception) -> PromptTableError:
+def _unreadable(where: str, error: object) -> PromptTableError:
     return PromptTableError(
         "a prompt file cannot be read",
         where=where,
-        got=str(error).splitlines()[0],
-        next_step="write the file again; its data does not match its footer",
+        got=(str(error) or type(error).__name__).splitlines()[0],
+        next_step="restore the file, or write it again; its data does not match its footer",
     )
 
 

@@ -43,6 +43,8 @@ class PromptTable:
     """Those of our columns that condition images on more than text and that some file has."""
     layouts: tuple[int, ...] = field(default=(), compare=False)
     """One file of each layout of columns, by its place in `files`; none in a table that was read from `run.json`."""
+    query: str = field(default="", repr=False, compare=False)
+    """What requests to the web server that has the table need: a signature perhaps, so it is written nowhere."""
 
     @property
     def rows(self) -> int:
@@ -61,7 +63,7 @@ class PromptTable:
 
     @property
     def storage(self) -> Storage:
-        return Storage(self.root)
+        return Storage(self.root, self.query)
 
     def where(self, file: PromptFile, row: int | None = None) -> str:
         """A file, and a row of it counted from 0, as error messages name them."""
@@ -82,7 +84,7 @@ class PromptTable:
         }
 
     @classmethod
-    def from_json(cls, tree: dict[str, Any], root: str | None = None) -> "PromptTable":
+    def from_json(cls, tree: dict[str, Any], root: str | None = None, query: str = "") -> "PromptTable":
         """The table that `to_json` wrote; `root` is where it lies now, if it was moved."""
         carried = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(tree["carried"])))
         files = tuple(PromptFile(*values, planned=tuple(names.split())) for *values, names in tree["files"])
@@ -93,4 +95,5 @@ class PromptTable:
             carried,
             tree["null_prompts"],
             tuple(tree["conditions"]),
+            query=query,
         )

@@ -10,7 +10,6 @@ access fail, before or after it landed.
 import io
 import logging
 import os
-import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,17 +18,18 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar, cast
 
 from cascade_batch.errors import StorageError
-from cascade_batch.storage.credentials import refuse_credentials
 from cascade_batch.storage.failures import retried
 from cascade_batch.storage.hub import HubFiles, is_model_url
 from cascade_batch.storage.local import TEMPORARY, LocalFiles
 from cascade_batch.storage.remote import READ_BUFFER, RangeReader, RemoteObjects
+from cascade_batch.storage.urls import check_url, is_web, local_path
+from cascade_batch.storage.web import WebFiles
 
 DOWNLOAD_RANGE = 32 * 2**20  # bytes per request
 DOWNLOAD_THREADS = 8
 
 Result = TypeVar("Result")
-Store = LocalFiles | RemoteObjects | HubFiles
+Store = LocalFiles | RemoteObjects | HubFiles | WebFiles
 WriteMode = Literal["create", "put", "replace"]
 log = logging.getLogger(__name__)
 
@@ -70,13 +70,17 @@ class Storage:
     raises StorageError for what the store refuses.
     """
 
-    def __init__(self, uri: str) -> None:
-        """Raises SpecError for a URL with credentials in it."""
-        refuse_credentials(uri)
-        path = re.sub(r"^(file|local)://", "", uri)
-        self.is_local = "://" not in path
-        self.uri = os.path.abspath(os.path.expanduser(path)) if self.is_local else uri.rstrip("/")
+    def __init__(self, uri: str, query: str = "") -> None:
+        """Raises SpecError for a URL with credentials in it, and for what is only nearly a URL.
+
+        `query` goes with every request to a web server: a signature perhaps, so it is in no `url` and no message.
+        """
+        check_url(uri)
+        path = local_path(uri)
+        self.is_local = path is not None
+        self.uri = uri.rstrip("/") if path is None else path
         self.create_only = True
+        self._query = query
         self._connected: tuple[int, Store] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -91,21 +95,21 @@ class Storage:
 
     def read(self, key: str) -> bytes:
         """All bytes of an object. Raises ObjectMissing."""
-        return self._attempt(key, lambda: self._read_once(key, None, None))
+        return self._found(key, lambda: self._read_once(key, None, None))
 
     def read_tail(self, key: str, nbytes: int) -> bytes:
         """The last `nbytes` bytes, fewer if the object is smaller. Raises ObjectMissing."""
-        return self._attempt(key, lambda: self._read_once(key, -nbytes, None))
+        return self._found(key, lambda: self._read_once(key, -nbytes, None))
 
     def read_range(self, key: str, start: int, end: int) -> bytes:
         """Bytes [start, end) of an object. Raises ObjectMissing."""
-        return self._attempt(key, lambda: self._read_once(key, start, end))
+        return self._found(key, lambda: self._read_once(key, start, end))
 
     def open(self, key: str) -> BinaryIO:
         """A seekable binary file for reading; each read of a remote one is retried by itself."""
         store = self._store()
         if isinstance(store, LocalFiles):
-            return self._attempt(key, lambda: store.open(key))
+            return self._found(key, lambda: store.open(key))
         info = self.info(key)
         if info is None:
             raise self._failure(ObjectMissing, key, "no such object")
@@ -128,7 +132,7 @@ class Storage:
 
     def info(self, key: str) -> ObjectInfo | None:
         """Size and ETag of an object, None if there is none."""
-        found = self._attempt(key, lambda: self._info_once(key))
+        found = self._found(key, lambda: self._info_once(key))
         return None if found is None else ObjectInfo(key, *found)
 
     def exists(self, key: str) -> bool:
@@ -138,7 +142,7 @@ class Storage:
     def list(self, prefix: str = "") -> ObjectInfos:
         """All objects whose key starts with `prefix`, in folders below too, sorted by key."""
         if folder := prefix.rpartition("/")[0]:
-            _refuse_unsafe(folder)
+            _refuse_unsafe(folder, may_be_empty=not self.is_local)
         try:
             found = retried(lambda: self._list_once(prefix), self.url(prefix))
         except FileNotFoundError:
@@ -231,8 +235,12 @@ class Storage:
             log.warning("%s: this store refuses the right ETag, overwriting", self.url(key))
         return self.put(key, data)
 
-    def _attempt(self, key: str, operation: Callable[[], Result]) -> Result:
-        _refuse_unsafe(key)
+    def _found(self, key: str, operation: Callable[[], Result]) -> Result:
+        """Of an object that others may have made: those of object stores may have empty names in their keys."""
+        return self._attempt(key, operation, may_be_empty=not self.is_local)
+
+    def _attempt(self, key: str, operation: Callable[[], Result], may_be_empty: bool = False) -> Result:
+        _refuse_unsafe(key, may_be_empty)
         try:
             return retried(operation, self.url(key))
         except FileNotFoundError:
@@ -271,16 +279,22 @@ class Storage:
     def _store(self) -> Store:
         """The connection of this process; a forked child must not use its parent's."""
         if self._connected is None or self._connected[0] != os.getpid():
-            remote = HubFiles if is_model_url(self.uri) else RemoteObjects
-            store = LocalFiles(self.uri) if self.is_local else remote(self.uri)
-            self._connected = (os.getpid(), store)
+            self._connected = (os.getpid(), self._made_store())
         return self._connected[1]
 
+    def _made_store(self) -> Store:
+        if self.is_local:
+            return LocalFiles(self.uri)
+        if is_web(self.uri):
+            return WebFiles(self.uri, self._query)
+        return HubFiles(self.uri) if is_model_url(self.uri) else RemoteObjects(self.uri)
 
-def _refuse_unsafe(key: str) -> None:
-    """Keys stay below their root and never look like a temporary file of ours."""
+
+def _refuse_unsafe(key: str, may_be_empty: bool = False) -> None:
+    """Keys stay below their root and never look like a temporary file of ours; no name in them is empty."""
+    refused = (".", "..") if may_be_empty else ("", ".", "..")
     parts = key.split("/")
-    if "\0" in key or any(part in ("", ".", "..") or part.startswith(TEMPORARY) for part in parts):
+    if not key or "\0" in key or any(part in refused or part.startswith(TEMPORARY) for part in parts):
         raise StorageError(
             "storage: not a safe key", got=repr(key)[:200], expected="a relative path without .."
         )

@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 
 import fsspec
 
-from cascade_batch.storage.failures import code_of, is_lost_condition, is_not_implemented
+from cascade_batch.storage.failures import code_of, is_lost_condition, is_not_implemented, sanitise
+from cascade_batch.storage.urls import needs
 
 S3_PROTOCOLS = {"s3", "s3a"}
 # File systems whose `pipe_file(mode="create")` is one conditional request. Elsewhere fsspec only
@@ -33,7 +34,7 @@ class RemoteObjects:
         self.is_s3 = protocol in S3_PROTOCOLS
         self.create_only = protocol in CREATE_ONLY_PROTOCOLS
         files = _s3_files(os.getpid(), _aws_environment()) if self.is_s3 else None
-        self.files: Any = files or fsspec.core.url_to_fs(uri)[0]
+        self.files: Any = files or _files_of(uri, protocol)
         self.root = str(self.files._strip_protocol(uri)).rstrip("/")
 
     def read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
@@ -156,6 +157,14 @@ class RangeReader(io.RawIOBase):
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
+
+
+def _files_of(uri: str, protocol: str) -> Any:
+    """Raises StorageError for a protocol that nothing installed speaks, or that a URL alone does not tell enough."""
+    try:
+        return fsspec.core.url_to_fs(uri)[0]
+    except (ImportError, ValueError, TypeError) as error:
+        raise needs(protocol, sanitise(str(error))) from None
 
 
 @lru_cache(maxsize=4)

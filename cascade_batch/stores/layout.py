@@ -9,6 +9,7 @@ WEIGHTS = "weights.json"
 DRIVER = "driver.json"
 OUTCOME = "outcome.json"
 EMBEDDINGS, IMAGES, MANIFEST, NUMERICS, TABLE = "embeddings/", "images/", "manifest/", "numerics/", "table/"
+FOLDERS = (EMBEDDINGS, IMAGES, MANIFEST, NUMERICS, TABLE, "report/")
 
 _SHARD_FILE = re.compile(r"shard-(\d{8,})\.parquet")
 
@@ -61,3 +62,12 @@ def shard_of(key: str) -> int | None:
     """Shard number of an embedding or manifest key, None for any other object."""
     match = _SHARD_FILE.fullmatch(key.rsplit("/", 1)[-1])
     return int(match[1]) if match else None
+
+
+TABLES_OF_A_RUN = (PLAN, embeddings_key(0), manifest_key(0), table_key(0))
+"""The Parquet files of a run, one of each kind."""
+
+
+def is_written_by_runs(key: str) -> bool:
+    """Whether a key below a run's root is the run's to write."""
+    return key.startswith(FOLDERS) or key in (RUN, PLAN, WEIGHTS, DRIVER, OUTCOME)

@@ -6,7 +6,6 @@ row's settings, and the sha256 of its arrays, are its `conditions`: they stand i
 
 import hashlib
 import json
-import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +18,7 @@ from cascade_batch.errors import PictureError, SpecError, StorageError
 from cascade_batch.geometry import ENCODER_STRIDE, embedding_side, latent_side
 from cascade_batch.stage_keys import SOURCES
 from cascade_batch.storage import Storage
+from cascade_batch.storage.urls import split_key, split_query
 from cascade_batch.values import numbers, real, times
 
 Row = Mapping[str, Any]
@@ -92,28 +92,32 @@ class RowReader:
         if value is None:
             raise PictureError("a picture is null", where=name)
         if isinstance(value, str):
-            found.sources.setdefault(name, []).append(value)
+            found.sources.setdefault(name, []).append(split_query(value)[0])
             value = self._fetched(value, name)
         return pictures.decode(value, self._most_pixels)
 
     def _fetched(self, uri: str, name: str) -> bytes:
         """A picture's bytes. A store that fails for now leaves the shard undone; one that says no fails the row."""
         full = uri if "://" in uri or uri.startswith("/") else f"{self._root}/{uri}"
-        folder, file = posixpath.split(full)
+        plain, query = split_query(full)
+        folder, key = split_key(plain)
         most = self._most_pixels * MOST_BYTES + 2**20
         try:
-            data = _read(Storage(folder), file, most)
+            data = _read(Storage(folder, query), key, most)
         except StorageError as error:
             if error.transient:
                 raise
             raise PictureError(
-                "a picture cannot be fetched", where=name, got=f"{uri}: {error.what}"
+                "a picture cannot be fetched", where=name, got=f"{split_query(uri)[0]}: {error.what}"
             ) from None
         except SpecError as error:  # a URL with credentials, which the manifest would repeat
             raise PictureError(error.what, where=name, got=error.where) from None
         if len(data) > most:
             raise PictureError(
-                "a file is too large for a picture", where=name, got=uri, expected=f"{most:,} bytes"
+                "a file is too large for a picture",
+                where=name,
+                got=split_query(uri)[0],
+                expected=f"{most:,} bytes",
             )
         return data
 

@@ -1,6 +1,6 @@
 """What a CPU step knows about its run, read from `run.json` once per process."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
 
@@ -18,7 +18,7 @@ from cascade_batch.texts import TextOptions
 
 @dataclass(frozen=True)
 class RunRef:
-    """How a step finds its run: no credentials, no data, a few hundred bytes."""
+    """How a step finds its run: no data, a few hundred bytes, and no credentials but a signed query; never stored."""
 
     uri: str
     create_only: bool
@@ -26,6 +26,8 @@ class RunRef:
     """JSON of what `numerics/<device kind>.json` must say."""
     table_root: str = ""
     """Where the prompt table lies now, if it has moved since the run was planned."""
+    table_query: str = field(default="", repr=False)
+    """What requests for it need, where a web server has it; see `PromptTable.query`."""
     picture_pixels: int = MOST_PIXELS
     """The sitting's `limits.picture_pixels`."""
 
@@ -50,7 +52,7 @@ def open_run(ref: RunRef) -> RunContext:
     if record is None or weights is None:
         raise IntegrityError("not a run", where=ref.uri, expected=f"{layout.RUN} and {layout.WEIGHTS}")
     spec = spec_from_dict(record["spec"])
-    table = PromptTable.from_json(record["table"], root=ref.table_root)
+    table = PromptTable.from_json(record["table"], root=ref.table_root, query=ref.table_query)
     return RunContext(
         storage=storage,
         spec=spec,

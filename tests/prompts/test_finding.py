@@ -59,11 +59,11 @@ def test_relative_paths_and_names_with_wildcards(tmp_path: Path, monkeypatch: py
 
 
 def test_nothing_there_is_an_error_that_says_what_is(tmp_path: Path) -> None:
-    write(tmp_path, "table.parq", {"prompt": ["a"]})
+    write(tmp_path, "table.csv", {"prompt": ["a"]})
     for uri in (tmp_path, tmp_path / "none", tmp_path / "*.parquet"):
         with pytest.raises(PromptTableError, match="no prompt files"):
             opened(uri)
-    with pytest.raises(PromptTableError, match=r"table\.parq"):
+    with pytest.raises(PromptTableError, match=r"table\.csv"):
         opened(tmp_path)
     with pytest.raises(PromptTableError, match="no prompt table was named"):
         opened("")

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from cascade_batch.errors import CascadeError, StorageError, WeightsError
 from cascade_batch.storage import ObjectExists, ObjectMissing
+from cascade_batch.storage.failures import take_retries
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class ShardData:
     """A storage or integrity error: the shard stays undone, its later steps are passed over."""
     error_is_permanent: bool = False
     """The other shards would meet it as well, so the run stops."""
+    retries: int = 0
+    """Requests to stores that were sent again meanwhile, by the processes that it passed."""
 
 
 Step = Callable[[ShardData], ShardData]
@@ -57,9 +60,10 @@ def guarded(step: Step, data: ShardData) -> ShardData:
     if data.error:
         return data
     try:
-        return step(data)
+        data = step(data)
     except CascadeError as error:
-        return without_tables(data, str(error), _is_permanent(error))
+        data = without_tables(data, str(error), _is_permanent(error))
+    return replace(data, retries=data.retries + take_retries())
 
 
 def _is_permanent(error: CascadeError) -> bool:

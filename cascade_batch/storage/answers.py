@@ -154,9 +154,9 @@ def _answer_in(link: BaseException) -> Answer | None:
         metadata = response.get("ResponseMetadata", {})
         status, code = metadata.get("HTTPStatusCode", 0), response.get("Error", {}).get("Code", "")
         return Answer(int(status), str(code), metadata.get("HTTPHeaders", {}))
-    # aiohttp, Azure, gcsfs; the hub's library
-    values = (*(getattr(link, name, None) for name in ("status", "status_code", "code")),)
-    for value in (*values, getattr(response, "status_code", None)):
+    # in this order aiohttp, Azure, gcsfs; the hub's library
+    for owner, name in ((link, "status"), (link, "status_code"), (link, "code"), (response, "status_code")):
+        value = getattr(owner, name, None)
         if isinstance(value, int) and 400 <= value < 600:
             headers = getattr(link, "headers", None) or getattr(response, "headers", None) or {}
             return Answer(value, "", headers)
@@ -198,4 +198,4 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         yield link
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+        link = link.__cause__ or link.__context__  # even where it is not to be shown: httpcore hides TLS so

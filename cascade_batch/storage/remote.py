@@ -23,7 +23,7 @@ S3_PROTOCOLS = {"s3", "s3a"}
 # File systems whose `pipe_file(mode="create")` is one conditional request. Elsewhere fsspec only
 # looks first and then writes, and its FileExistsError proves nothing.
 CREATE_ONLY_PROTOCOLS = S3_PROTOCOLS | {"gs", "gcs", "abfs", "abfss", "az"}
-CONNECT_SECONDS, READ_SECONDS = 10, 60
+CONNECT_SECONDS, READ_SECONDS = 10, 30
 """Until a connection stands, and of silence on one; both are tried again."""
 PAGE = 1000  # objects per listing request; S3's own limit
 SINGLE_PUT = 5 * 2**30  # bytes; S3's own limit for one PUT
@@ -95,15 +95,11 @@ class RemoteObjects:
         return int(found["ContentLength"]), _etag(found)
 
     def _check_bucket(self) -> None:
-        """Once, because the answer to a HEAD does not say what is missing. Raises FileNotFoundError of NoSuchBucket."""
-        if self._bucket_is_there:
-            return
-        try:
-            self._page(Prefix=self._prefix("run.json"), MaxKeys=1)
-        except FileNotFoundError as error:
-            if code_of(error) == "NoSuchBucket":
-                raise
-        self._bucket_is_there = True
+        """Once, because the answer to a HEAD does not say what is missing."""
+        if not self._bucket_is_there:
+            with suppress(FileNotFoundError):
+                retried(lambda: self._page(Prefix=self._prefix("run.json"), MaxKeys=1), self._url(""))
+            self._bucket_is_there = True
 
     def list(self, prefix: str) -> Iterator[tuple[str, int, str | None]]:
         """(key, bytes, ETag) of every object whose key starts with `prefix`; elsewhere than on S3, of its folder."""
@@ -166,12 +162,14 @@ class RemoteObjects:
         self.info("run.json")
         if self.is_s3:
             bucket, key, _ = self.files.split_path(self._path("run.json"))
-            upload = self.files.call_s3("create_multipart_upload", Bucket=bucket, Key=key)["UploadId"]
-            give_up = {"Bucket": bucket, "Key": key, "UploadId": upload}
+            at = {"Bucket": bucket, "Key": key}
+            upload = self._sent("create_multipart_upload", **at)["UploadId"]
             with suppress(FileNotFoundError):  # given up already: only the answer was lost
-                retried(
-                    lambda: self.files.call_s3("abort_multipart_upload", **give_up), self._url("run.json")
-                )
+                self._sent("abort_multipart_upload", **at, UploadId=upload)
+
+    def _sent(self, request: str, **wanted: Any) -> dict[str, Any]:
+        """The answer to one request of several, tried again by itself: together they would hardly ever pass."""
+        return retried(lambda: self.files.call_s3(request, **wanted), self._url(""))
 
     def _pipe(self, key: str, data: bytes, **options: Any) -> None:
         if self.is_s3:

@@ -1,9 +1,10 @@
 """Objects below an fsspec URL: S3 through s3fs, and whatever else fsspec knows.
 
 s3fs and botocore retry inside, each in its own way; both are switched off, so that `failures.retried`
-is the only retry and its bound holds. Listings are never cached. Commit records are one PUT each,
-because some stores ignore `If-None-Match` on multipart uploads. What S3 always says of an object is
-looked for in its answers, because a proxy may give an empty one in its name.
+is the only retry and its bound holds (aiohttp sends once more where a kept connection was closed).
+Listings are never cached. Commit records are one PUT each, because some stores ignore `If-None-Match`
+on multipart uploads. What S3 always says of an object is looked for in its answers, because a proxy
+may give an empty one in its name.
 """
 
 import io
@@ -15,8 +16,9 @@ from functools import lru_cache
 from typing import Any, BinaryIO
 
 import fsspec
+from fsspec.asyn import sync
 
-from cascade_batch.storage.answers import code_of, is_lost_condition, is_not_implemented, is_transient
+from cascade_batch.storage.answers import answer_of, is_lost_condition, is_not_implemented, is_transient
 from cascade_batch.storage.failures import retried
 
 S3_PROTOCOLS = {"s3", "s3a"}
@@ -44,13 +46,15 @@ class RemoteObjects:
 
     def read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         """Bytes [start, end) of an object; a negative `start` counts from its end."""
-        if not self.is_s3:
-            data = self.files.cat_file(self._path(key), start=start, end=end)
-            return _part_of(data, start, end)
+        if start is not None and start == end:  # HTTP has no empty ranges
+            return b""
         try:
-            return fsspec.asyn.sync(self.files.loop, self._get, key, start, end)
-        except OSError as error:
-            if code_of(error) in ("InvalidRange", "416"):  # any range of an empty object
+            if self.is_s3:
+                return sync(self.files.loop, self._get, key, start, end) or b""
+            return _part_of(self.files.cat_file(self._path(key), start=start, end=end), start, end)
+        except Exception as error:
+            answer = answer_of(error)
+            if answer and answer.status == 416:  # any range of an empty object
                 return b""
             raise
 

@@ -28,8 +28,8 @@ from cascade_batch.storage.answers import (
 TRIES = 18
 """Where 30 % of all requests fail, one fails 18 times in a row once in 2.6 billion: a run of a million pictures, some
 two million requests, ends in one sitting. Where every request fails at once, it is a minute of waiting."""
-TRIES_OF_STRANGERS = 7
-"""Where nobody is at the address, nor was before: a wrong one is told in 10 s."""
+TRIES_OF_STRANGERS = 6
+"""Where nobody is at the address, nor was before: a wrong one is told in 5 s."""
 TRIES_AT_THE_END = 4
 """Once the process is to end, 1 s of waiting: what is committed stands, the rest is for the next sitting."""
 FIRST_WAIT = 0.2  # seconds; doubles per try, each wait drawn from the upper half of its range
@@ -80,7 +80,7 @@ class _Memory:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.reached: set[str] = set()
+        self.reached: set[tuple[str | None, ...]] = set()
         self.retries = 0
 
 
@@ -139,10 +139,10 @@ def _is_a_stranger(where: str) -> bool:
         return _store_of(where) not in _memory.reached
 
 
-def _store_of(where: str) -> str:
-    """Scheme and host or bucket; empty for a local path."""
+def _store_of(where: str) -> tuple[str | None, ...]:
+    """Scheme and host or bucket; the same bucket behind another endpoint is another one."""
     found = re.match(r"[^/:]+://[^/]*", where)
-    return found[0] if found else ""
+    return found[0] if found else "", os.environ.get("AWS_ENDPOINT_URL"), os.environ.get("HF_ENDPOINT")
 
 
 def _is_an_answer(error: BaseException) -> bool:

@@ -41,8 +41,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 def prompts(moto_root: str, tmp_path: Path) -> str:
     """On the store too, so that reading them fails as well."""
     table = write_prompts(tmp_path, 6)
-    Storage(moto_root).put("prompts/table.parquet", table.read_bytes())
-    return f"{moto_root}/prompts/table.parquet"
+    Storage(moto_root).put(f"prompts/{table.name}", table.read_bytes())
+    return f"{moto_root}/prompts/{table.name}"
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def check(
     assert 0.2 < failed / sent < 0.4
     assert len(proxy.done) > 12
     # aiohttp tells not of every one, and those of processes that no shard passed later are not told either
-    assert failed / 3 < outcome["retries"] <= failed
+    assert failed / 4 < outcome["retries"] <= failed
     assert f"storage: {outcome['retries']:,} requests failed for the moment and were sent again" in told.out
 
 

@@ -110,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
             or (fault == "error in 200 after" and reads and not is_listing)  # an object may hold anything
             or (fault == "request timeout" and reads)  # it is the request that came too slowly
         ):
-            return "hang up after"
+            return "502 after"
         return fault
 
     def _asked(self, body: bytes, **changed: str | None) -> tuple[HTTPResponse, bytes]:

@@ -23,6 +23,8 @@ class Progress:
     """Committed in this sitting."""
     busy_c: float = 0.0
     busy_ba: float = 0.0
+    retries: int = 0
+    """Requests to stores that were sent again in this sitting."""
     started: float = field(default_factory=time.monotonic)
     rendering_since: float | None = None
     """When the first shard of this sitting began to render; loading the models came before."""

@@ -5,14 +5,14 @@ State lives on storage only. What is done is what `manifest/` lists; everything 
 
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
 import pyarrow.compute as pc
 
 from cascade_batch import weights, worlds
-from cascade_batch.errors import CascadeError
+from cascade_batch.errors import CascadeError, StorageError
 from cascade_batch.fixing import fixed_weights, numerics_text, settled
 from cascade_batch.heartbeat import Heartbeat
 from cascade_batch.metrics import Progress
@@ -22,6 +22,7 @@ from cascade_batch.runners.pools import Pool
 from cascade_batch.runners.runner import Runner, Setup
 from cascade_batch.spec import PoolsSpec, Spec, sampling_of, text_options_of
 from cascade_batch.storage import Storage
+from cascade_batch.storage.failures import take_retries
 from cascade_batch.stores import layout
 from cascade_batch.stores.embeddings import committed_embeddings
 from cascade_batch.stores.manifest import committed_shards, read_manifests, write_table
@@ -63,6 +64,8 @@ class Outcome:
     padded_ba: float
     """Share of the places in the batches that hold no image, over the whole plan; at batch 4 if workers choose."""
     ended: str
+    retries: int = 0
+    """Requests to stores that were sent again in this sitting, by the driver and the workers."""
 
 
 class Observer(Protocol):
@@ -228,6 +231,7 @@ def _drive(
     state = INCOMPLETE
     try:
         for data in shards:
+            progress.retries += data.retries
             if data.error:
                 errors.append(data.error)
                 in_a_row += 1
@@ -258,9 +262,9 @@ def _drive(
 
 def _finish(run: OpenRun, progress: Progress, done: set[int], errors: tuple[str, ...], state: str) -> Outcome:
     """Derive the analysts' table if the run is whole, and write down how the sitting ended."""
-    last = read_json(run.storage, layout.OUTCOME)
     failed_rows = progress.failed_rows
     if state == FINISHED:
+        last = read_json(run.storage, layout.OUTCOME)
         unchanged = last and last["state"] == FINISHED and not progress.images_now
         if last and unchanged and run.storage.list(layout.TABLE):
             failed_rows = last["failed_rows"]
@@ -281,6 +285,16 @@ def _finish(run: OpenRun, progress: Progress, done: set[int], errors: tuple[str,
         padded_c=run.record["plan"]["padded_c"],
         padded_ba=run.record["plan"]["padded_ba"],
         ended=datetime.now(UTC).isoformat(),
+        retries=progress.retries + take_retries(),
     )
-    write_outcome(run.storage, asdict(outcome))
+    return _written_down(outcome, run.storage)
+
+
+def _written_down(outcome: Outcome, storage: Storage) -> Outcome:
+    """The outcome, with the error of a store that would not take it: what is committed stands all the same."""
+    try:
+        write_outcome(storage, asdict(outcome))
+    except StorageError as error:
+        state = INCOMPLETE if outcome.state == FINISHED else outcome.state
+        return replace(outcome, state=state, errors=(*outcome.errors, str(error)))
     return outcome

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from cascade_batch.storage import failures
 from tests.servers import S3Server, start_moto, start_seaweed
 
 pytest_plugins = ["tests.watchdog"]
@@ -30,7 +31,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(autouse=True)
 def clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No credentials, endpoints or caches of the person who runs the tests."""
+    """No credentials, endpoints or caches of the person who runs the tests, and no minute for a store that is down."""
+    monkeypatch.setattr(failures, "FIRST_WAIT", 0.05)
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     nowhere = tmp_path_factory.mktemp("home", numbered=True)

@@ -20,6 +20,7 @@ from cascade_batch.runners.ray_environment import prepare_own_cluster
 from cascade_batch.runners.runner import Runner
 from cascade_batch.spec import Spec, load_spec
 from cascade_batch.storage import ObjectExists, ObjectMissing
+from cascade_batch.storage.failures import ending
 
 RAY_JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets this variable for the entry point of a submitted job."""
@@ -49,7 +50,10 @@ def entry() -> None:
 def main(argv: Sequence[str]) -> int:
     """Run one command line; returns the exit code of DESIGN section 8."""
     arguments = build_parser().parse_args(argv)
+    ending.clear()
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # elsewhere it is ignored, or another's
+        signal.signal(signal.SIGINT, _interrupt_by_hand)
     commands = {"render": _render, "plan": _plan, "status": _status, "verify": _verify, "model": _model}
     try:
         return commands[arguments.command](arguments, argv)
@@ -73,6 +77,12 @@ def _is_bad_input(error: CascadeError) -> bool:
 def _interrupt(_signum: int, _frame: FrameType | None) -> None:
     """SIGTERM ends a run as Ctrl-C does; a second one must not disturb the clean-up."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ending.set()
+    raise KeyboardInterrupt
+
+
+def _interrupt_by_hand(_signum: int, _frame: FrameType | None) -> None:
+    ending.set()  # threads that wait for a store would hold the end up
     raise KeyboardInterrupt
 
 

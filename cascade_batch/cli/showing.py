@@ -77,6 +77,7 @@ def progress_line(progress: Progress) -> str:
     return (
         f"{progress.done_images:,} of {progress.total_images:,} images, {progress.images_per_second:.2f}/s, "
         f"left {duration(left) if left is not None else '?'}, {progress.failed_rows} failed, "
+        f"{f'{progress.retries:,} requests sent again, ' if progress.retries else ''}"
         f"busy C {progress.busy_share_c:.0%} BA {progress.busy_share_ba:.0%}"
     )
 
@@ -100,6 +101,8 @@ def summary(outcome: Outcome, run: str, command: Sequence[str]) -> str:
             f"BA {outcome.busy_share_ba:.0%}, padded C {outcome.padded_c:.1%} BA {outcome.padded_ba:.1%}"
         )
         lines += padding_remedy(outcome.padded_c, outcome.padded_ba)
+    if outcome.retries:
+        lines.append(f"storage: {outcome.retries:,} requests failed for the moment and were sent again")
     lines += [f"error: {error}" for error in outcome.errors[:3]]
     lines.append("next:")
     lines += [f"  {text}" for text in _next_steps(outcome, run, command)]

@@ -102,8 +102,8 @@ class Storage:
         return self._found(key, lambda: self._read_once(key, -nbytes, None))
 
     def read_range(self, key: str, start: int, end: int) -> bytes:
-        """Bytes [start, end) of an object. Raises ObjectMissing."""
-        return self._found(key, lambda: self._read_once(key, start, end))
+        """Bytes [start, end) of an object that has so many. Raises ObjectMissing."""
+        return self._found(key, lambda: _whole(self._read_once(key, start, end), end - start))
 
     def open(self, key: str) -> BinaryIO:
         """A seekable binary file for reading; each read of a remote one is retried by itself."""
@@ -288,6 +288,13 @@ class Storage:
         if is_web(self.uri):
             return WebFiles(self.uri, self._query)
         return HubFiles(self.uri) if is_model_url(self.uri) else RemoteObjects(self.uri)
+
+
+def _whole(data: bytes, size: int) -> bytes:
+    """Raises ConnectionError for an answer cut short, or an object replaced since its size was told."""
+    if len(data) != size:
+        raise ConnectionError(f"asked for {size} bytes, got {len(data)}")
+    return data
 
 
 def _refuse_unsafe(key: str, may_be_empty: bool = False) -> None:

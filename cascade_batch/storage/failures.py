@@ -1,39 +1,41 @@
-"""What a store's exception means: try again, give up, or a lost race; and one clear line about it.
+"""Trying again what a store did not answer, for a bounded time, and one clear line about what failed for good.
 
-Every file system library wraps errors its own way, so the facts (service error code, HTTP status,
-errno) are looked up along the whole chain of causes. s3fs for one turns a 412 into FileExistsError,
-or into a bare `OSError(22)` when the server's error body lacks the condition's name.
-Messages never carry credentials: every text passes through `sanitise`.
+`answers` says what an exception means. Messages never carry credentials: every text passes through `sanitise`.
 """
 
 import errno
+import itertools
+import logging
 import os
 import random
 import re
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 from cascade_batch.errors import StorageError
+from cascade_batch.storage.answers import (
+    answer_of,
+    code_of,
+    errno_of,
+    is_refused_tls,
+    is_transient,
+    is_unknown_host,
+    is_unreachable,
+)
 
-TRIES = 6
+TRIES = 18
+"""Where 30 % of all requests fail, one fails 18 times in a row once in 2.6 billion: a run of a million pictures, some
+two million requests, ends in one sitting. Where every request fails at once, it is a minute of waiting."""
+TRIES_OF_STRANGERS = 6
+"""Where nobody is at the address, nor was before: a wrong one is told in 5 s."""
+TRIES_AT_THE_END = 4
+"""Once the process is to end, 1 s of waiting: what is committed stands, the rest is for the next sitting."""
 FIRST_WAIT = 0.2  # seconds; doubles per try, each wait drawn from the upper half of its range
-LONGEST_WAIT = 4.0
-
-TRANSIENT_CODES = {
-    "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "BandwidthLimitExceeded",
-    "TooManyRequests", "RequestTimeout", "InternalError", "ServiceUnavailable", "OperationAborted",
-    "ConditionalRequestConflict",
-}  # fmt: skip
-TRANSIENT_ERRNOS = {
-    errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EPIPE, errno.ESTALE, errno.ETIMEDOUT,
-    errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED, errno.ENETUNREACH, errno.EHOSTUNREACH,
-}  # fmt: skip
-TRANSIENT_TYPES = {  # by name: the libraries that define them need not be installed
-    "TimeoutError", "HTTPClientError", "EndpointConnectionError", "ConnectTimeoutError",
-    "ResponseParserError", "IncompleteRead", "ClientConnectionError", "ClientPayloadError",
-    "ConnectionError", "TransportError",
-}  # fmt: skip
+DOUBLINGS = 5  # so 6.4 s is the longest
+PATIENCE = 300.0  # seconds after which nothing is begun again, for stalls cost a time-out per try
+TOLD_AT = 7  # tries, about 10 s
 
 CHECK_CREDENTIALS = "check the credentials in this node's environment, profile or role"
 LOG_IN = "log in on every node: `hf auth login`, or HF_TOKEN"
@@ -57,6 +59,7 @@ ADVICE = {  # service error code or exception type -> (what, next step)
     "GatedRepoError": ("the repository is gated", f"accept its terms on the hub, then {LOG_IN}"),
     "RepositoryNotFoundError": ("no such repository on the hub, or a private one", f"check its name, or {LOG_IN}"),
     "RevisionNotFoundError": ("the repository has no such revision", "name a branch, tag or commit that it has"),
+    "UnknownHost": ("the name of the host is not known", "correct the URL or the endpoint, or check the name service"),
     "OfflineModeIsEnabled": ("the hub is off limits", "unset HF_HUB_OFFLINE, or name a local folder"),
     "HfUriError": ("not a URL of the hub", "write hf://owner/name[@revision][/folder]"),
     "401": ("access denied", CHECK_CREDENTIALS),
@@ -66,84 +69,134 @@ ADVICE = {  # service error code or exception type -> (what, next step)
 ANSWERS = (FileExistsError, FileNotFoundError, NotImplementedError)
 
 Result = TypeVar("Result")
+log = logging.getLogger(__name__)
+
+ending = threading.Event()
+"""Set where the process has been asked to end: whoever waits to try again wakes up, and tries little from then on."""
+
+
+class _Memory:
+    """What this process knows of its stores, for all its threads."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.reached: set[tuple[str | None, ...]] = set()
+        self.retries = 0
+
+
+_memory = _Memory()
 
 
 def retried(operation: Callable[[], Result], where: str) -> Result:
-    """Run `operation`, again after transient failures (at most `TRIES` times, about 8 s of waiting).
+    """Run `operation`, again after transient failures: at most `TRIES` times, about a minute of waiting.
 
+    A store may ask for longer waits (`Retry-After`), which are kept within `PATIENCE`.
     FileExistsError, FileNotFoundError and NotImplementedError are answers and pass through; a
     missing bucket is a failure.
     Raises StorageError, its `transient` set, for everything else that a store throws.
     """
-    for attempt in range(TRIES):
+    began = time.monotonic()
+    for tries in itertools.count(1):
         try:
-            return operation()
+            result = operation()
         except StorageError:
             raise
         except Exception as error:  # libraries raise without a common root
-            if isinstance(error, ANSWERS) and code_of(error) != "NoSuchBucket":
+            if answer_of(error):
+                reached(where)
+            if isinstance(error, ANSWERS) and _is_an_answer(error):
                 raise
-            transient = is_transient(error)
-            if not transient or attempt == TRIES - 1:
+            pause = _pause(error, where, tries, time.monotonic() - began)
+            if pause is None:
                 # `from None`: the cause's own text may hold signed URLs or keys
-                raise as_storage_error(error, where, transient) from None
-        longest = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt)
-        time.sleep(random.uniform(longest / 2, longest))
-    raise AssertionError("unreachable: the last attempt returns or raises")
+                raise as_storage_error(error, where, tries) from None
+            if tries == TOLD_AT:
+                log.warning("%s does not answer yet (%s), trying on", sanitise(where), _told(error))
+        else:
+            reached(where)
+            return result
+        with _memory.lock:
+            _memory.retries += 1
+        ending.wait(pause)
+    raise AssertionError("unreachable: the count has no end")
 
 
-def as_storage_error(error: BaseException, where: str, transient: bool) -> StorageError:
+def take_retries() -> int:
+    """How often this process has tried again since this was last asked."""
+    with _memory.lock:
+        retries, _memory.retries = _memory.retries, 0
+    return retries
+
+
+def reached(where: str) -> None:
+    """Note that the store of this URL is there: from now on its silence is taken for a disturbance."""
+    with _memory.lock:
+        _memory.reached.add(_store_of(where))
+
+
+def _is_a_stranger(where: str) -> bool:
+    with _memory.lock:
+        return _store_of(where) not in _memory.reached
+
+
+def _store_of(where: str) -> tuple[str | None, ...]:
+    """Scheme and host or bucket; the same bucket behind another endpoint is another one."""
+    found = re.match(r"[^/:]+://[^/]*", where)
+    return found[0] if found else "", os.environ.get("AWS_ENDPOINT_URL"), os.environ.get("HF_ENDPOINT")
+
+
+def _is_an_answer(error: BaseException) -> bool:
+    """fsspec words failures of other kinds as FileNotFoundError, too."""
+    answer = answer_of(error)
+    said = answer is None or answer.status in (0, 404, 409, 410, 412, 416, 501)
+    return said and code_of(error) != "NoSuchBucket" and not is_transient(error)
+
+
+def _pause(error: BaseException, where: str, tries: int, seconds: float) -> float | None:
+    """Seconds until the next try; None if there is to be none."""
+    most = TRIES
+    if is_unreachable(error) and _is_a_stranger(where):
+        most = TRIES_OF_STRANGERS
+    if ending.is_set():
+        most = TRIES_AT_THE_END
+    if tries >= most or not is_transient(error):
+        return None
+    longest = FIRST_WAIT * 2 ** min(tries - 1, DOUBLINGS)
+    answer = answer_of(error)
+    pause = max(random.uniform(longest / 2, longest), answer.seconds_asked if answer else 0.0)
+    return pause if seconds + pause <= PATIENCE else None
+
+
+def as_storage_error(error: BaseException, where: str, tries: int) -> StorageError:
     """One line that says what failed at `where`, and the next step."""
-    tries = f"the store kept failing ({TRIES} tries)"
+    no_such_host = is_unknown_host(error) and _is_a_stranger(where)
+    transient = is_transient(error) and not no_such_host
     check = CHECK_HUB if where.startswith("hf://") else CHECK_ENDPOINT
-    what, next_step = (tries, check) if transient else ("the store refused", "")
-    for name in (code_of(error), *(kind.__name__ for kind in type(error).__mro__), str(_http_status(error))):
+    what, next_step = ("the store refused", "")
+    if is_transient(error):
+        times = f"{tries} tries" if tries > 1 else "1 try"
+        what, next_step = f"the store kept failing ({times})", check
+    answer = answer_of(error)
+    names = (
+        code_of(error),
+        *(kind.__name__ for kind in type(error).__mro__),
+        str(answer.status if answer else 0),
+    )
+    for name in ("UnknownHost" * no_such_host, "SSLError" * is_refused_tls(error), *names):
         if not transient and name in ADVICE:
             what, next_step = ADVICE[name]
             break
-    if _errno(error) == errno.ENOSPC:
+    if errno_of(error) == errno.ENOSPC:
         what, next_step = "the disk is full", "free some space, then resume"
-    told = (
-        getattr(error, "server_message", None) or error
-    )  # the hub's own words, without its library's advice
-    got = sanitise(f"{code_of(error) or type(error).__name__}: {told}")
-    failure = StorageError(f"storage: {what}", where=sanitise(where), got=got, next_step=next_step)
+    failure = StorageError(f"storage: {what}", where=sanitise(where), got=_told(error), next_step=next_step)
     failure.transient = transient
     return failure
 
 
-def is_transient(error: BaseException) -> bool:
-    """True where the same call may succeed later: throttling, 5xx, time-outs, resets."""
-    code, status = code_of(error), _http_status(error)
-    if code in ADVICE:
-        return False
-    if code in TRANSIENT_CODES or status in (408, 429) or (status >= 500 and status != 501):
-        return True
-    if status >= 400:
-        return False
-    names = {kind.__name__ for link in _chain(error) for kind in type(link).__mro__}
-    if names & ADVICE.keys():
-        return False
-    return bool(names & TRANSIENT_TYPES) or _errno(error) in TRANSIENT_ERRNOS
-
-
-def is_lost_condition(error: BaseException) -> bool:
-    """True if the store answered that the write's condition did not hold (HTTP 412)."""
-    return code_of(error) in ("PreconditionFailed", "412") or _http_status(error) == 412
-
-
-def is_not_implemented(error: BaseException) -> bool:
-    """True if the store does not know conditional writes (HTTP 501)."""
-    return code_of(error) in ("NotImplemented", "501") or _http_status(error) == 501
-
-
-def code_of(error: BaseException) -> str:
-    """The service's own error code, such as `NoSuchBucket`; empty if there is none."""
-    for link in _chain(error):
-        response = getattr(link, "response", None)
-        if isinstance(response, dict) and "Error" in response:
-            return str(response["Error"].get("Code", ""))
-    return ""
+def _told(error: BaseException) -> str:
+    # the hub's own words, without its library's advice
+    told = getattr(error, "server_message", None) or error
+    return sanitise(f"{code_of(error) or type(error).__name__}: {told}")
 
 
 def sanitise(text: str) -> str:
@@ -155,31 +208,3 @@ def sanitise(text: str) -> str:
     text = re.sub(r"(://[^\s\"'?]*)\?[^\s\"']*", r"\1?***", text)
     text = re.sub(r"\b((AKIA|ASIA)[A-Z0-9]{12,}|hf_[A-Za-z0-9]{20,})\b", "***", text)
     return " ".join(text.split())[:500]
-
-
-def _http_status(error: BaseException) -> int:
-    for link in _chain(error):
-        response = getattr(link, "response", None)
-        if isinstance(response, dict):
-            return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        values = [
-            getattr(link, name, None) for name in ("status", "status_code", "code")
-        ]  # aiohttp, Azure, gcsfs
-        for value in (*values, getattr(response, "status_code", None)):  # the hub's library
-            if isinstance(value, int) and 400 <= value < 600:
-                return value
-    return 0
-
-
-def _errno(error: BaseException) -> int:
-    return next((link.errno for link in _chain(error) if isinstance(link, OSError) and link.errno), 0)
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, then what caused it, outermost first."""
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        yield link
-        link = link.__cause__ or link.__context__

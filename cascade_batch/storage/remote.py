@@ -1,26 +1,33 @@
 """Objects below an fsspec URL: S3 through s3fs, and whatever else fsspec knows.
 
 s3fs and botocore retry inside, each in its own way; both are switched off, so that `failures.retried`
-is the only retry and its bound holds. Listings are never cached. Commit records are one PUT each,
-because some stores ignore `If-None-Match` on multipart uploads.
+is the only retry and its bound holds (aiohttp sends once more where a kept connection was closed).
+Listings are never cached. Commit records are one PUT each, because some stores ignore `If-None-Match`
+on multipart uploads. What S3 always says of an object is looked for in its answers, because a proxy
+may give an empty one in its name.
 """
 
 import io
 import os
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, BinaryIO
 
 import fsspec
+from fsspec.asyn import sync
 
-from cascade_batch.storage.failures import code_of, is_lost_condition, is_not_implemented, sanitise
+from cascade_batch.storage.answers import answer_of, is_lost_condition, is_not_implemented, is_transient
+from cascade_batch.storage.failures import retried, sanitise
 from cascade_batch.storage.urls import needs
 
 S3_PROTOCOLS = {"s3", "s3a"}
 # File systems whose `pipe_file(mode="create")` is one conditional request. Elsewhere fsspec only
 # looks first and then writes, and its FileExistsError proves nothing.
 CREATE_ONLY_PROTOCOLS = S3_PROTOCOLS | {"gs", "gcs", "abfs", "abfss", "az"}
-CONNECT_SECONDS, READ_SECONDS = 10, 60
+CONNECT_SECONDS, READ_SECONDS = 10, 30
+"""Until a connection stands, and of silence on one; both are tried again."""
 PAGE = 1000  # objects per listing request; S3's own limit
 SINGLE_PUT = 5 * 2**30  # bytes; S3's own limit for one PUT
 READ_BUFFER = 2**20
@@ -36,30 +43,68 @@ class RemoteObjects:
         files = _s3_files(os.getpid(), _aws_environment()) if self.is_s3 else None
         self.files: Any = files or _files_of(uri, protocol)
         self.root = str(self.files._strip_protocol(uri)).rstrip("/")
+        self._bucket_is_there = False
 
     def read(self, key: str, start: int | None = None, end: int | None = None) -> bytes:
         """Bytes [start, end) of an object; a negative `start` counts from its end."""
-        # one request: otherwise s3fs asks for the size first and may join two versions
-        options = {"max_concurrency": 1} if self.is_s3 else {}
+        if start is not None and start == end:  # HTTP has no empty ranges
+            return b""
         try:
-            return self.files.cat_file(self._path(key), start=start, end=end, **options)
-        except OSError as error:
-            if code_of(error) == "InvalidRange":  # any range of an empty object
+            if self.is_s3:
+                return sync(self.files.loop, self._get, key, start, end) or b""
+            return _part_of(self.files.cat_file(self._path(key), start=start, end=end), start, end)
+        except Exception as error:
+            answer = answer_of(error)
+            if answer and answer.status == 416:  # any range of an empty object
                 return b""
             raise
+
+    async def _get(self, key: str, start: int | None, end: int | None) -> bytes:
+        """One request: s3fs itself asks for the size first and may join two versions."""
+        bucket, name, _ = self.files.split_path(self._path(key))
+        wanted = {} if start is None else {"Range": f"bytes={_range(start, end)}"}
+        answer = await self.files._call_s3("get_object", Bucket=bucket, Key=name, **wanted)
+        try:
+            data = await answer["Body"].read()
+        finally:
+            answer["Body"].close()
+        if not data and "ETag" not in answer:
+            raise ConnectionError("an empty answer that tells of no object")
+        _check_range(answer.get("ContentRange"), len(data), start, end)
+        return _part_of(data, start, end)
 
     def open(self, key: str) -> BinaryIO:
         raise NotImplementedError("ranges of remote objects are read by Storage, with retries")
 
     def info(self, key: str) -> tuple[int, str | None] | None:
         """(bytes, ETag), or None where there is no such object."""
+        if self.is_s3:
+            return self._head(key)
         try:
             found = self.files.info(self._path(key))
         except FileNotFoundError as error:
-            if code_of(error) == "NoSuchBucket":
+            if is_transient(error):  # how fsspec words whatever happened on HTTP
                 raise
             return None
         return (int(found["size"]), _etag(found)) if found["type"] == "file" else None
+
+    def _head(self, key: str) -> tuple[int, str | None] | None:
+        bucket, name, _ = self.files.split_path(self._path(key))
+        try:
+            found = self.files.call_s3("head_object", Bucket=bucket, Key=name)
+        except FileNotFoundError:
+            self._check_bucket()
+            return None
+        if not found.get("ContentLength") and not found.get("ETag"):
+            raise ConnectionError("an empty answer that tells of no object")
+        return int(found["ContentLength"]), _etag(found)
+
+    def _check_bucket(self) -> None:
+        """Once, because the answer to a HEAD does not say what is missing."""
+        if not self._bucket_is_there:
+            with suppress(FileNotFoundError):
+                retried(lambda: self._page(Prefix=self._prefix("run.json"), MaxKeys=1), self._url(""))
+            self._bucket_is_there = True
 
     def list(self, prefix: str) -> Iterator[tuple[str, int, str | None]]:
         """(key, bytes, ETag) of every object whose key starts with `prefix`; elsewhere than on S3, of its folder."""
@@ -73,17 +118,31 @@ class RemoteObjects:
                 yield key, int(found["size"]), _etag(found)
 
     def _pages(self, prefix: str) -> Iterator[tuple[str, int, str | None]]:
-        """A listing by S3's own request. `find` of s3fs asks for whole folders and takes half as long again."""
-        bucket, root, _ = self.files.split_path(self._path(""))
-        wanted, page = {"Bucket": bucket, "Prefix": root + prefix, "MaxKeys": PAGE}, {}
+        """A listing by S3's own request. `find` of s3fs asks for whole folders and takes half as long again.
+
+        Each page is tried again by itself, else a long listing would hardly ever come to its end.
+        """
+        root, page = self._prefix(""), {}
         while page is not None:
-            found = self.files.call_s3("list_objects_v2", **wanted, **page)
+            wanted = {"Prefix": root + prefix, "MaxKeys": PAGE, **page}
+            found = retried(lambda wanted=wanted: self._page(**wanted), self._url(prefix))
             for entry in found.get("Contents", ()):
                 key = entry["Key"].removeprefix(root)
                 if key and not key.endswith("/"):
                     yield key, int(entry["Size"]), _etag(entry)
             token = found.get("NextContinuationToken")
             page = {"ContinuationToken": token} if token else None
+
+    def _page(self, **wanted: Any) -> dict[str, Any]:
+        bucket, _, _ = self.files.split_path(self._path(""))
+        found = self.files.call_s3("list_objects_v2", Bucket=bucket, **wanted)
+        if not {"Name", "IsTruncated", "KeyCount", "Contents"} & found.keys():
+            raise ConnectionError("an answer that is no listing")
+        return found
+
+    def _prefix(self, key: str) -> str:
+        """The key within the bucket."""
+        return self.files.split_path(self._path(key))[1]
 
     def create(self, key: str, data: bytes) -> None:
         """Raises FileExistsError, or NotImplementedError on a store without conditional writes."""
@@ -108,8 +167,14 @@ class RemoteObjects:
         self.info("run.json")
         if self.is_s3:
             bucket, key, _ = self.files.split_path(self._path("run.json"))
-            upload = self.files.call_s3("create_multipart_upload", Bucket=bucket, Key=key)
-            self.files.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload["UploadId"])
+            at = {"Bucket": bucket, "Key": key}
+            upload = self._sent("create_multipart_upload", **at)["UploadId"]
+            with suppress(FileNotFoundError):  # given up already: only the answer was lost
+                self._sent("abort_multipart_upload", **at, UploadId=upload)
+
+    def _sent(self, request: str, **wanted: Any) -> dict[str, Any]:
+        """The answer to one request of several, tried again by itself: together they would hardly ever pass."""
+        return retried(lambda: self.files.call_s3(request, **wanted), self._url(""))
 
     def _pipe(self, key: str, data: bytes, **options: Any) -> None:
         if self.is_s3:
@@ -127,6 +192,9 @@ class RemoteObjects:
 
     def _path(self, key: str) -> str:
         return f"{self.root}/{key}"
+
+    def _url(self, key: str) -> str:
+        return f"s3://{self._path(key)}"
 
 
 class RangeReader(io.RawIOBase):
@@ -182,6 +250,30 @@ def _s3_files(_process: int, _environment: tuple[tuple[str, str], ...]) -> Any:
     )
     files.retries = 1
     return files
+
+
+def _range(start: int, end: int | None) -> str:
+    """As HTTP writes it: inclusive, and without a first byte where counted from the end."""
+    if start < 0:
+        return str(start)
+    return f"{start}-{'' if end is None else end - 1}"
+
+
+def _check_range(told: str | None, size: int, start: int | None, end: int | None) -> None:
+    """Raises ConnectionError where `Content-Range` tells of other bytes than those asked for."""
+    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", told or "")
+    if found:
+        first, last, total = map(int, found.groups())
+        wanted = slice(start, end).indices(total)[:2]
+        if wanted != (first, last + 1) or size != last + 1 - first:
+            raise ConnectionError(f"asked for bytes {start} to {end}, got {told} and {size} bytes")
+
+
+def _part_of(data: bytes, start: int | None, end: int | None) -> bytes:
+    """What was asked for: a server that does not know ranges sends everything."""
+    if start is None or len(data) <= (-start if start < 0 else (end or len(data)) - start):
+        return data
+    return data[start:end]
 
 
 def _aws_environment() -> tuple[tuple[str, str], ...]:

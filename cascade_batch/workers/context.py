@@ -11,6 +11,7 @@ from cascade_batch.prompts import PromptTable
 from cascade_batch.sampling import Sampling
 from cascade_batch.spec import Spec, sampling_of, spec_from_dict, text_options_of
 from cascade_batch.storage import Storage
+from cascade_batch.storage.failures import reached
 from cascade_batch.stores import layout
 from cascade_batch.stores.run_record import read_json
 from cascade_batch.texts import TextOptions
@@ -48,6 +49,8 @@ def open_run(ref: RunRef) -> RunContext:
     """The context of a run; IntegrityError if it has no `run.json` or `weights.json` yet."""
     storage = Storage(ref.uri)
     storage.create_only = ref.create_only
+    for uri in (ref.uri, ref.table_root):
+        reached(uri)  # by the driver
     record, weights = read_json(storage, layout.RUN), read_json(storage, layout.WEIGHTS)
     if record is None or weights is None:
         raise IntegrityError("not a run", where=ref.uri, expected=f"{layout.RUN} and {layout.WEIGHTS}")

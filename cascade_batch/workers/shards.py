@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from cascade_batch.errors import CascadeError, StorageError, WeightsError
 from cascade_batch.storage import ObjectExists, ObjectMissing
-from cascade_batch.storage.failures import sanitise
+from cascade_batch.storage.failures import sanitise, take_retries
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,8 @@ class ShardData:
     """A storage or integrity error: the shard stays undone, its later steps are passed over."""
     error_is_permanent: bool = False
     """The other shards would meet it as well, so the run stops."""
+    retries: int = 0
+    """Requests to stores that were sent again meanwhile, by the processes that it passed."""
 
 
 Step = Callable[[ShardData], ShardData]
@@ -66,14 +68,15 @@ def guarded(
     if data.error:
         return data
     try:
-        return step(data)
+        data = step(data)
     except CascadeError as error:
-        return without_tables(data, str(error), _is_permanent(error))
+        data = without_tables(data, str(error), _is_permanent(error))
     except Exception as error:
         if is_fatal(error):
             raise
         log.exception("shard %d stays undone", data.ticket.shard)
-        return without_tables(data, str(_unforeseen(error, data)))
+        data = without_tables(data, str(_unforeseen(error, data)))
+    return replace(data, retries=data.retries + take_retries())
 
 
 def _unforeseen(error: Exception, data: ShardData) -> CascadeError:

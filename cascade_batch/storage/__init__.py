@@ -97,6 +97,10 @@ class Storage:
         """All bytes of an object. Raises ObjectMissing."""
         return self._found(key, lambda: self._read_once(key, None, None))
 
+    def read_head(self, key: str, nbytes: int) -> bytes:
+        """The first `nbytes` bytes, fewer if the object is smaller. Raises ObjectMissing."""
+        return self._found(key, lambda: self._read_once(key, 0, nbytes))
+
     def read_tail(self, key: str, nbytes: int) -> bytes:
         """The last `nbytes` bytes, fewer if the object is smaller. Raises ObjectMissing."""
         return self._found(key, lambda: self._read_once(key, -nbytes, None))

@@ -8,6 +8,7 @@ that begin with `_` say who wrote a file.
 import math
 import reprlib
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from cascade_batch.errors import WeightsError
@@ -91,7 +92,9 @@ def repository_of(part: Part) -> tuple[str, str]:
 def _check(storage: Storage, key: str, accepted: Accepted) -> None:
     if not storage.exists(key):
         return
-    for name, value in read_json(storage, key).items():
+    # What the hub has is of one commit for as long as this process lives, and parts are located more than once.
+    read = _read_once if is_model_url(storage.uri) else _read
+    for name, value in read(storage.uri, key).items():
         if value is None or (name not in accepted and (name.startswith("_") or _is_component(key, value))):
             continue
         if not any(_same(value, one) for one in accepted.get(name, ())):
@@ -102,6 +105,13 @@ def _check(storage: Storage, key: str, accepted: Accepted) -> None:
                 expected=" or ".join(repr(one) for one in accepted.get(name, ())) or "no such setting",
                 next_step="pictures would differ from those of its author; use weights made for the published value",
             )
+
+
+def _read(uri: str, key: str) -> dict[str, Any]:
+    return read_json(Storage(uri), key)
+
+
+_read_once = lru_cache(maxsize=64)(_read)
 
 
 def _is_component(key: str, value: Any) -> bool:

@@ -126,7 +126,7 @@ def _read(storage: Storage, file: str, most: int) -> bytes:
     """One byte more than `most`, if there are; never from a pipe or a device, which may not end."""
     if storage.is_local and storage.info(file) is None:
         raise StorageError("storage: no such file")
-    return storage.read_range(file, 0, most + 1)
+    return storage.read_head(file, most + 1)
 
 
 def _add_numbers(found: RowConditions, row: Row, cells: tuple[int, int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cascade_batch import weights
@@ -78,7 +79,8 @@ def local_files(part: weights.Part) -> PartFiles:
     from cascade_batch.models.checkpoints import PartFiles  # torch: not for the driver
 
     folder = weights.fetch(part)
-    config = None if part.name == "tokenizer" else weights.read_config(part)
+    here = replace(part, uri=str(folder))  # what was fetched is not asked for again
+    config = None if part.name == "tokenizer" else weights.read_config(here)
     return PartFiles(config, folder, tuple(folder / file for file in part.files))
 
 

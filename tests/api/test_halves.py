@@ -1,6 +1,7 @@
 """One published repository is enough for its half of the work."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from cascade_batch.errors import WeightsError
 from tests.run.runs import QUICK, write_prompts
 from tests.weights.official import write_decoder_repository, write_prior_repository
 
-SIZE, STEPS = {"height": 256, "width": 256}, {"num_inference_steps": 2}
+SIZE: dict[str, Any] = {"height": 256, "width": 256}
+STEPS: dict[str, Any] = {"num_inference_steps": 2}
 
 
 @pytest.fixture
@@ -25,9 +27,13 @@ def decoder_folder(tmp_path: Path) -> Path:
     return write_decoder_repository(tmp_path / "stable-cascade")
 
 
+def loaded(folder: Path) -> Any:
+    return Cascade.load(str(folder), device="cpu")
+
+
 def test_each_half_does_what_the_whole_does(prior_folder: Path, decoder_folder: Path) -> None:
-    whole = Cascade.load(str(decoder_folder), stage_c=str(prior_folder), device="cpu")
-    prior, decoder = (Cascade.load(str(folder), device="cpu") for folder in (prior_folder, decoder_folder))
+    whole: Any = Cascade.load(str(decoder_folder), stage_c=str(prior_folder), device="cpu")
+    prior, decoder = loaded(prior_folder), loaded(decoder_folder)
     embeddings = prior.prior("", images=None, image_embeds=torch.ones(1, 1, 16), **SIZE, **STEPS, seed=1)
     assert prior._stages.loaded == {"prior"}
     given = (embeddings.image_embeddings, "a cat")
@@ -47,7 +53,7 @@ def test_each_half_does_what_the_whole_does(prior_folder: Path, decoder_folder: 
 
 
 def test_what_half_a_model_lacks_is_named(prior_folder: Path, decoder_folder: Path, tmp_path: Path) -> None:
-    prior, decoder = (Cascade.load(str(folder), device="cpu") for folder in (prior_folder, decoder_folder))
+    prior, decoder = loaded(prior_folder), loaded(decoder_folder)
     for call in (lambda: decoder.prior("a cat", **SIZE), lambda: decoder.render("a cat", **SIZE)):
         with pytest.raises(WeightsError, match="the model has no stage_c"):
             call()

@@ -179,9 +179,8 @@ def test_a_gated_repository_is_explained_without_the_token(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     server.gated[MODEL] = status
-    part = locate(ModelSpec(name=MODEL))["stage_c"]
     with pytest.raises(StorageError, match="the repository is gated") as failure:
-        fetch(part)
+        fetch(locate(ModelSpec(name=MODEL))["stage_c"])
     assert "HF_TOKEN" in failure.value.next_step
     assert f"Access to model {MODEL} is restricted" in str(failure.value.got)
     assert server.authorized

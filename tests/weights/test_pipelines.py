@@ -20,8 +20,8 @@ from cascade_batch.cli import main
 from tests.models.oracle import quiet, relative_error
 from tests.weights.official import write_decoder_repository, write_prior_repository
 
-SIZE = {"height": 256, "width": 384}
-STEPS = {"num_inference_steps": 2}
+SIZE: dict[str, Any] = {"height": 256, "width": 384}
+STEPS: dict[str, Any] = {"num_inference_steps": 2}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,8 @@ def opened(kind: Any, folder: Path) -> Any:
 
 
 def test_all_three_pipelines_draw_what_the_source_draws(official: Path, converted: Path) -> None:
-    seeded, ours = torch.Generator().manual_seed, Cascade.load(str(official), device="cpu")
+    seeded = torch.Generator().manual_seed
+    ours: Any = Cascade.load(str(official), device="cpu")
     embedding = ours.prior("a red cat", **SIZE, **STEPS, generator=seeded(3)).image_embeddings
     picture = ours.decode(embedding, "a red cat", **STEPS, generator=seeded(4), output_type="np").images[0]
     theirs = opened(StableCascadePriorPipeline, converted)("a red cat", **SIZE, **STEPS, generator=seeded(3))
@@ -61,7 +62,7 @@ def test_all_three_pipelines_draw_what_the_source_draws(official: Path, converte
     assert np.abs(made - picture).max() < 1 / 255
     combined = opened(StableCascadeCombinedPipeline, converted)
     assert type(opened(DiffusionPipeline, converted)) is type(combined)
-    call = {"prior_num_inference_steps": 2, "num_inference_steps": 2, "output_type": "np"}
+    call: dict[str, Any] = {"prior_num_inference_steps": 2, "num_inference_steps": 2, "output_type": "np"}
     both = combined("a red cat", **SIZE, **call, generator=seeded(5)).images[0]
     assert (
         np.abs(both - ours.render("a red cat", **SIZE, **call, generator=seeded(5)).images[0]).max() < 1 / 255
@@ -71,11 +72,10 @@ def test_all_three_pipelines_draw_what_the_source_draws(official: Path, converte
 def test_pictures_are_seen_as_before(official: Path, converted: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
     prior = opened(StableCascadePriorPipeline, converted)
-    given = {"prompt": "", "images": [Image.fromarray(pixels)], **SIZE, **STEPS}
+    given: dict[str, Any] = {"prompt": "", "images": [Image.fromarray(pixels)], **SIZE, **STEPS}
     theirs = prior(**given, generator=torch.Generator().manual_seed(1)).image_embeddings
-    ours = Cascade.load(str(official), device="cpu").prior(
-        **given, generator=torch.Generator().manual_seed(1)
-    )
+    model: Any = Cascade.load(str(official), device="cpu")
+    ours = model.prior(**given, generator=torch.Generator().manual_seed(1))
     assert relative_error(ours.image_embeddings, theirs) < 5e-5
 
 

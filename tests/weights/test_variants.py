@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -42,10 +43,15 @@ def test_both_repositories_open_with_and_without_the_variant(
         "image_encoder": ("model.safetensors",),
     }
     assert ("vqgan has no variant bf16: plain weights taken" in caplog.text) == (variant is not None)
-    model = Cascade.load(
+    model: Any = Cascade.load(
         official.name, stage_c=official.stage_c, variant=variant, device="cpu", dtype="float32"
     )
-    size = {"height": 256, "width": 256, "prior_num_inference_steps": 1, "num_inference_steps": 1}
+    size: dict[str, Any] = {
+        "height": 256,
+        "width": 256,
+        "prior_num_inference_steps": 1,
+        "num_inference_steps": 1,
+    }
     assert model.render("a cat", seed=1, **size).images[0].size == (256, 256)
 
 

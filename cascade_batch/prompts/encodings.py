@@ -31,7 +31,7 @@ def _decoded(array: pa.Array) -> pa.Array:
     if t.is_dictionary(kind):
         return _decoded(array.dictionary_decode())
     if t.is_run_end_encoded(kind):
-        return _decoded(pc.run_end_decode(array))
+        return _decoded(pc.call_function("run_end_decode", [array]))
     if t.is_struct(kind):
         children = [_decoded(array.field(i)) for i in range(kind.num_fields)]
         return pa.StructArray.from_arrays(children, fields=list(wanted), mask=array.is_null())

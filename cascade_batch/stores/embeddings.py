@@ -54,8 +54,10 @@ def embedding_arrays(table: pa.Table) -> list[np.ndarray | None]:
     for row, (height, width) in enumerate(zip(heights, widths, strict=True)):
         values = storage[row].values
         values = None if values is None else values.to_numpy(zero_copy_only=False)
-        is_missing = values is None or bool(np.isnan(values).all())
-        arrays.append(None if is_missing else values.reshape(EMBEDDING_CHANNELS, height, width))
+        if values is None or np.isnan(values).all():
+            arrays.append(None)
+        else:
+            arrays.append(values.reshape(EMBEDDING_CHANNELS, height, width))
     return arrays
 
 

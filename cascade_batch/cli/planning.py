@@ -9,6 +9,7 @@ from cascade_batch.errors import SpecError
 from cascade_batch.geometry import embedding_side
 from cascade_batch.opening import plan_table
 from cascade_batch.plan import Plan
+from cascade_batch.prompts import reader_notes
 from cascade_batch.rates import Configs, Rates, flops, measured_in
 from cascade_batch.runners.pools import Node, Pools, size_pools
 from cascade_batch.schemas import EMBEDDING_CHANNELS
@@ -45,7 +46,7 @@ def print_plan(spec: Spec, speed: Speed) -> None:
     print(f"bytes    {_gigabytes(plan)}")
     print(f"PFLOP    {pflop:,.3g}")
     print(f"padded   {plan.padded_c:.1%} of pool C, {plan.padded_ba:.1%} of pool BA{_assumed(spec)}")
-    for note in _notes(plan, table.default_ids, table.null_prompts):
+    for note in _notes(plan, table.default_ids, table.null_prompts) + reader_notes(table.carried):
         print(f"note     {note}")
     if warning := worlds.warning(parts["stage_c"], table, spec):
         print(f"warning  {warning}")

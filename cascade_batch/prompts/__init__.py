@@ -4,6 +4,7 @@ from cascade_batch.prompts.carrying import check_carried
 from cascade_batch.prompts.columns import CONDITIONS
 from cascade_batch.prompts.digest import rows_sha256
 from cascade_batch.prompts.opening import open_table
+from cascade_batch.prompts.readers import reader_notes
 from cascade_batch.prompts.requests import image_requests
 from cascade_batch.prompts.rows import first_prompts, read_rows
 from cascade_batch.prompts.table import PromptFile, PromptTable
@@ -17,5 +18,6 @@ __all__ = [
     "image_requests",
     "open_table",
     "read_rows",
+    "reader_notes",
     "rows_sha256",
 ]

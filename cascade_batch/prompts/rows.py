@@ -5,7 +5,7 @@ consecutive shards of a process often come from one.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -85,12 +85,9 @@ def first_carried(table: PromptTable, file_index: int, names: Sequence[str]) -> 
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise _unreadable(table.where(file), error) from None
     stored = pa.table({}) if batch is None else pa.Table.from_batches([batch])
-    columns = {}
-    for name in names:
-        kind = table.carried.field(name).type
-        known = batch is not None and name in found
-        columns[name] = decoded(stored[found[name]]).cast(kind) if known else pa.nulls(stored.num_rows, kind)
-    return pa.table(columns)
+    kinds = {name: table.carried.field(name).type for name in names}
+    found = found if stored.num_columns else {}
+    return pa.table({n: _column(stored, found, n, kind) for n, kind in kinds.items()}).combine_chunks()
 
 
 def prompt_ids(file: PromptFile, first_row: int, rows: int, ids: pa.ChunkedArray | None) -> pa.ChunkedArray:
@@ -120,7 +117,6 @@ def _iter_columns(
 
 def _canonical(stored: pa.Table, table: PromptTable, file: PromptFile, first_row: int) -> pa.Table:
     found = sources(stored.column_names, table.columns)
-    rows = stored.num_rows
     ours = {
         name: kind
         for name, (_, _, kind) in COLUMNS.items()
@@ -129,16 +125,23 @@ def _canonical(stored: pa.Table, table: PromptTable, file: PromptFile, first_row
     kinds = ours | {f.name: f.type for f in table.carried}
     columns = {}
     for name, kind in kinds.items():
-        column = stored[found[name]] if name in found else pa.chunked_array([pa.nulls(rows)])
         if name == "id":
-            ids = decoded(column) if name in found else None
-            columns["prompt_id"] = prompt_ids(file, first_row, rows, ids)
+            ids = decoded(stored[found[name]]) if name in found else None
+            columns["prompt_id"] = prompt_ids(file, first_row, stored.num_rows, ids)
         else:
-            columns[name] = decoded(column) if kind is AS_STORED else decoded(column).cast(kind)
+            columns[name] = _column(stored, found, name, kind)
     for name in ("prompt", "negative_prompt"):
         columns[name] = _valid_text(columns[name])
     order = ["prompt_id", *(name for name in columns if name != "prompt_id")]
     return pa.table({name: columns[name] for name in order}).combine_chunks()
+
+
+def _column(
+    stored: pa.Table, found: Mapping[str, str], name: str, kind: pa.DataType | None
+) -> pa.ChunkedArray:
+    """A column without encodings, of a type or AS_STORED; nulls where the file has none."""
+    column = stored[found[name]] if name in found else pa.chunked_array([pa.nulls(stored.num_rows)])
+    return decoded(column) if kind is AS_STORED else decoded(column).cast(kind)
 
 
 def _valid_text(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -53,10 +53,11 @@ def embedding_arrays(table: pa.Table) -> list[np.ndarray | None]:
     arrays: list[np.ndarray | None] = []
     for row, (height, width) in enumerate(zip(heights, widths, strict=True)):
         values = storage[row].values
-        array = None if values is None else values.to_numpy(zero_copy_only=False)
-        if array is not None and np.isnan(array).all():
-            array = None
-        arrays.append(None if array is None else array.reshape(EMBEDDING_CHANNELS, height, width))
+        values = None if values is None else values.to_numpy(zero_copy_only=False)
+        if values is None or np.isnan(values).all():
+            arrays.append(None)
+        else:
+            arrays.append(values.reshape(EMBEDDING_CHANNELS, height, width))
     return arrays
 
 

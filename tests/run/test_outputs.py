@@ -11,7 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from cascade_batch.cli import main
+from cascade_batch.prompts.encodings import decoded
 from cascade_batch.storage import Storage
+from cascade_batch.stores.manifest import read_table
 from tests.run.runs import QUICK, manifest_of, render, write_prompts
 
 EVIL_IDS = ["../../etc/passwd", "a/b\\c", "nul\0nul", "x" * 1000, "snow ☃ 雪", "", ".tmp~1", "CON", "a b?#%&"]
@@ -52,6 +55,31 @@ def test_carried_columns_keep_their_types(run: Path) -> None:
     assert manifest["tags"].to_pylist()[:2] == [["a", "b"], ["a", "b"]]
     assert manifest.schema.field("tags").type == pa.list_(pa.string())
     assert manifest["score"].to_pylist() == [0.5, 0.5, None, None, 1.5, 2.5]
+
+
+def test_columns_of_any_type_come_to_the_end_of_a_run(tmp_path: Path) -> None:
+    """Through retries and `verify`, with values that Python or readers cannot tell."""
+    turned = pa.fixed_shape_tensor(pa.float32(), [2, 3], permutation=[1, 0])
+    values = pa.array([[1, 2, 3, 4, 5, 6], None], turned.storage_type)
+    columns = {
+        "turned": pa.ExtensionArray.from_storage(turned, values),
+        "views": pa.array([["a"], None], pa.list_view(pa.string())),
+        "far": pa.array([2**31 - 1, None], pa.date32()),
+        "zone": pa.array([1, 2], pa.timestamp("us", tz="Nowhere/Land")),
+        "broken": pa.array([b"\xff", b"fine"]).view(pa.string()),
+        "": pa.array([1, 2]),
+    }
+    prompts, run = tmp_path / "odd.parquet", str(tmp_path / "run")
+    table = pa.table({"id": ["a", "b"], "prompt": ["a red circle", None], "num_images": [2, 1], **columns})
+    pq.write_table(table, prompts)
+    assert render(prompts, run) == 0
+    assert render(prompts, run, "--retry-failed") == 0
+    assert main(["status", run, "--rows"]) == 0
+    assert main(["verify", run]) == 0
+    (whole,) = read_table(Storage(run))
+    assert whole["status"].to_pylist() == ["ok", "ok", "failed"]
+    for name, given in columns.items():
+        assert whole[name].equals(decoded(pa.chunked_array([given])).take(pa.array([0, 0, 1]))), name
 
 
 def test_pictures_are_what_the_manifest_says(run: Path) -> None:

@@ -89,7 +89,7 @@ NO_NUMBERS = [
 ]
 
 
-@pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
+@pytest.mark.parametrize("value", NO_NUMBERS)
 def test_what_is_no_number(value: Any) -> None:
     for check, name in ((values.whole, "prior_steps"), (values.real, "sca")):
         with pytest.raises(SpecError, match=rf"not a (whole )?number\n  where: {name}\n  got: "):

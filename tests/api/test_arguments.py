@@ -180,7 +180,6 @@ def test_what_is_wrong_is_named_before_weights_are_read(method: str, name: str) 
 @pytest.mark.parametrize(
     "wrong",
     [[], [None, None], [torch.Generator()] * 3, 3, "x", np.random.default_rng(1), [torch.Generator(), 3]],
-    ids=repr,
 )
 def test_generators_that_are_none(ours: Cascade, wrong: Any) -> None:
     with pytest.raises(SpecError, match="generator"):

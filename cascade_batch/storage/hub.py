@@ -10,10 +10,10 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, BinaryIO, NoReturn
+from typing import Any
 from urllib.parse import quote
 
-from cascade_batch.errors import StorageError
+from cascade_batch.storage.read_only import ReadOnly
 
 HUB = "hf://"
 ENDPOINT = "https://huggingface.co"
@@ -39,8 +39,10 @@ def is_model_url(uri: str) -> bool:
     return uri.startswith(HUB) and uri.removeprefix(HUB).partition("/")[0] not in OTHER_KINDS
 
 
-class HubFiles:
+class HubFiles(ReadOnly):
     """The folder of a repository that `uri` names. Whatever the hub refuses is raised as its library does."""
+
+    KIND = "a model repository of the hub"
 
     def __init__(self, uri: str) -> None:
         from huggingface_hub.utils import parse_hf_uri  # imported late: only who names the hub pays for it
@@ -69,9 +71,6 @@ class HubFiles:
             raise ConnectionError(f"asked for {last - first} bytes, got {len(data)}")
         return data
 
-    def open(self, key: str) -> BinaryIO:
-        raise NotImplementedError("ranges of remote objects are read by Storage, with retries")
-
     def info(self, key: str) -> HubFile | None:
         """What the hub knows of a file, None if there is none."""
         return self._snapshot().files.get(self.root + key)
@@ -81,25 +80,6 @@ class HubFiles:
         for path, found in self._snapshot().files.items():
             if path.startswith(self.root + prefix):
                 yield path.removeprefix(self.root), *found
-
-    def create(self, _key: str, _data: bytes) -> NoReturn:
-        self.check_writable()
-
-    def put(self, _key: str, _data: bytes) -> NoReturn:
-        self.check_writable()
-
-    def replace(self, _key: str, _data: bytes, _expected: bytes, _etag: str | None) -> NoReturn:
-        self.check_writable()
-
-    def delete(self, _key: str) -> NoReturn:
-        self.check_writable()
-
-    def check_writable(self) -> NoReturn:
-        raise StorageError(
-            "storage: a model repository of the hub is read, never written",
-            where=self.uri,
-            next_step="write to a folder or a bucket",
-        )
 
     def _snapshot(self) -> Snapshot:
         return snapshot(self.endpoint, self.repository, self.revision)

@@ -7,22 +7,24 @@ the size. A server that knows no ranges sends the whole file, which is kept for 
 import os
 import re
 from functools import lru_cache
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 import fsspec
 from fsspec.asyn import sync
 
 from cascade_batch.errors import StorageError
+from cascade_batch.storage import remote
+from cascade_batch.storage.read_only import ReadOnly
 
-CONNECT_SECONDS, READ_SECONDS = 10, 60
-"""Until a connection stands, and of silence on one."""
 _SAFE = "%/:=&?~#+!$,;'@()*[]"
 _RANGE = re.compile(r"bytes (?:\d+-\d+|\*)/(\d+)")
 
 
-class WebFiles:
+class WebFiles(ReadOnly):
     """The folder that `uri` names; `query` goes with every request and into no message."""
+
+    KIND = "a URL of the web"
 
     def __init__(self, uri: str, query: str = "") -> None:
         self.uri, self._query = uri, f"?{query}" if query else ""
@@ -39,9 +41,6 @@ class WebFiles:
             self._whole = (key, data)
             return data[start:end]
         return data
-
-    def open(self, key: str) -> BinaryIO:
-        raise NotImplementedError("ranges of remote objects are read by Storage, with retries")
 
     def info(self, key: str) -> tuple[int, str | None] | None:
         """(bytes, ETag), or None where there is no such file."""
@@ -65,28 +64,9 @@ class WebFiles:
             "storage: a folder of the web cannot be listed", where=self.uri, next_step="name one file of it"
         )
 
-    def create(self, _key: str, _data: bytes) -> NoReturn:
-        self.check_writable()
-
-    def put(self, _key: str, _data: bytes) -> NoReturn:
-        self.check_writable()
-
-    def replace(self, _key: str, _data: bytes, _expected: bytes, _etag: str | None) -> NoReturn:
-        self.check_writable()
-
-    def delete(self, _key: str) -> NoReturn:
-        self.check_writable()
-
-    def check_writable(self) -> NoReturn:
-        raise StorageError(
-            "storage: a URL of the web is read, never written",
-            where=self.uri,
-            next_step="write to a folder or a bucket",
-        )
-
     def _get(self, key: str, wanted: str | None) -> tuple[bytes, Any | None]:
         """The body, and the headers if it is the part that was wanted."""
-        files = _web_files(os.getpid())
+        files = _web_files(os.getpid(), remote.CONNECT_SECONDS, remote.READ_SECONDS)
         url = quote(f"{self.uri}/{key}", safe=_SAFE) + quote(self._query, safe=_SAFE)
         found: Any = sync(files.loop, _fetched, files, url, wanted)
         return found
@@ -112,10 +92,10 @@ def _last(end: int | None) -> str:
 
 
 @lru_cache(maxsize=4)
-def _web_files(_process: int) -> Any:
+def _web_files(_process: int, connecting_s: float, silence_s: float) -> Any:
     """One session per process; URLs go out as they are written, because a signature covers their spelling."""
     import aiohttp
 
-    limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
+    limits = aiohttp.ClientTimeout(total=None, sock_connect=connecting_s, sock_read=silence_s)
     options = {"timeout": limits, "requote_redirect_url": False}
     return fsspec.filesystem("http", skip_instance_cache=True, encoded=True, client_kwargs=options)

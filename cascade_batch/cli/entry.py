@@ -124,8 +124,6 @@ def _render(arguments, argv: Sequence[str]) -> int:
 def _check_out(uri: str) -> None:
     if not uri:
         raise SpecError("nowhere to write", next_step="add --out RUN, a folder or a bucket prefix")
-    if uri.startswith("memory:"):
-        raise SpecError("what is written to memory is gone with this process", where="output.uri", got=uri)
     if RAY_JOB_MARK in os.environ and "://" not in uri and not os.path.isabs(uri):
         raise SpecError(
             "a job's working directory is deleted with the job, and the run with it",

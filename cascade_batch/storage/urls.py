@@ -113,7 +113,7 @@ def needs(protocol: str, got: object) -> StorageError:
     """The error for a protocol that nothing here speaks."""
     extra = EXTRAS.get(protocol)
     return StorageError(
-        f"storage: {protocol}:// cannot be read here",
+        f"storage: {protocol}:// is refused, nothing installed here speaks it",
         got=got,
         expected="a local path, s3://, gs://, abfs://, https://, hf://, or what an installed fsspec package brings",
         next_step=f"pip install 'cascade-batch[{extra}]' on every node" if extra else "",

@@ -185,7 +185,7 @@ def every_part(model: Cascade) -> list[torch.Tensor]:
         text,
         images=picture(1),
         init_image=picture(2),
-        mask=picture(3),
+        mask=picture(3).convert("L"),
         control_image=picture(4),
         **NEGATIVE,
         **given,

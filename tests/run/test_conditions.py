@@ -230,8 +230,8 @@ def test_a_controlnet_for_another_stage_c_is_refused(
     rows = [{"prompt": "a red circle", "control_image": png(picture(1))}]
     prompts, out = write_table(tmp_path / "prompts.parquet", rows), str(tmp_path / "run")
     control = f"--controlnet={model / 'controlnet.safetensors'}"
-    assert render(prompts, out, control) == 1
-    assert "a Stage C of at least 64 residual blocks" in capsys.readouterr().out
+    assert render(prompts, out, control) == 2
+    assert "a Stage C of at least 64 residual blocks" in capsys.readouterr().err
 
 
 def called_alone(ours: Cascade, call: dict[str, Any]) -> list[np.ndarray]:

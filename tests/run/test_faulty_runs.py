@@ -57,6 +57,7 @@ def cluster(moto_root: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> It
     """A Ray whose workers see the store behind the proxy only."""
     with monkeypatch.context() as behind:
         behind.setenv("AWS_ENDPOINT_URL", proxy.url)
+        behind.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # where the hook is found
         ray.init(
             address="local", num_cpus=4, include_dashboard=False, logging_level="error",
             object_store_memory=300 << 20, runtime_env={"worker_process_setup_hook": shorten_waits},

@@ -98,7 +98,7 @@ def test_a_run_may_take_its_split_from_an_earlier_one(
 
     monkeypatch.setattr(LocalRunner, "size_pools", remember)
     run = str(tmp_path / "run")
-    assert render(prompts, run, f"--set=pools.rates_from={tmp_path}") == 1
+    assert render(prompts, run, f"--set=pools.rates_from={tmp_path}") == 2
     assert "there is no run here" in capsys.readouterr().err
     assert render(prompts, run, f"--set=pools.rates_from={out}", "--set=pools.c.max_actors=4") == 0
     assert shares == [0.75]

@@ -92,7 +92,7 @@ def _ray_rows(runs: Path) -> dict[str, Rows]:
     folders = {name: str(runs / name / "run/embeddings") for name in SIZES}
     script = (
         "import json, ray\n"
-        "ray.init(num_cpus=1, include_dashboard=False, object_store_memory=100 << 20)\n"
+        "ray.init(address='local', num_cpus=1, include_dashboard=False, object_store_memory=100 << 20)\n"
         f"rows = {{n: ray.data.read_parquet(f, columns={COLUMNS!r}).take_all() for n, f in {folders!r}.items()}}\n"
         "print('ROWS', json.dumps(rows, default=lambda value: value.tolist()))\n"
     )

@@ -117,7 +117,7 @@ def with_sizes(fault: Exception) -> Any:
             raise fault
         return sound(name, value, *how)
 
-    sound = conditions._times
+    sound = conditions.times
     return read
 
 
@@ -128,7 +128,7 @@ def test_what_reading_raises_fails_its_row_alone(tmp_path: Path, column: str) ->
     for fault in (ZeroDivisionError("by 0"), MemoryError("\udcff")):  # what no text can hold, too
         out = str(tmp_path / type(fault).__name__)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(conditions, "_times", with_sizes(fault))
+            patch.setattr(conditions, "times", with_sizes(fault))
             assert render(prompts, out, *BATCHES) == 0
         codes = manifest_of(out)["error_code"].to_pylist()
         assert codes == [None, None, "bad_condition", None, None, None]
@@ -139,7 +139,7 @@ def test_a_store_that_fails_while_a_row_is_read_fails_no_row(tmp_path: Path) -> 
     out = str(tmp_path / "run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            conditions, "_times", lambda *_: (_ for _ in ()).throw(StorageError("the store is down"))
+            conditions, "times", lambda *_: (_ for _ in ()).throw(StorageError("the store is down"))
         )
         assert render(prompts, out, *BATCHES) == 1
     assert render(prompts, out, *BATCHES) == 0

@@ -120,7 +120,9 @@ def test_tokens_of_its_own(tmp_path: Path, stage_c: StageC, text: tuple) -> None
     with pytest.raises(WeightsError, match="this LoRA's tokens do not fit"):
         merge([Lora(path)], stage_c, tower, tokenizer)
     assert bits(tower) == before
-    with pytest.raises(WeightsError, match="the rows behind the text encoder's"):  # a word that has a row already
+    with pytest.raises(
+        WeightsError, match="the rows behind the text encoder's"
+    ):  # a word that has a row already
         merge([Lora(path, 1.0, {"cat</w>": "dog"})], stage_c, tower, tokenizer)
     assert len(tower.text_model.embeddings.token_embedding.weight) == known, "a refusal changes nothing"
     merged = merge([Lora(path, 1.0, {"[fernando]": "cat"})], stage_c, tower, tokenizer)

@@ -132,12 +132,6 @@ def _no_picture(given: Any, name: str) -> SpecError:
     )
 
 
-def to_array(values: Array) -> np.ndarray:
-    """float32."""
-    array = values.detach().cpu().float().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    return array.astype(np.float32)
-
-
 def joined(embeddings: Array | Sequence[Array]) -> np.ndarray:
     """(images, 16, h, w), of one array, or of several, each with or without its first dimension."""
     name = "image_embeddings"

@@ -40,7 +40,7 @@ lint: $(VENV)/dev  ## style, types and import contracts
 	$(BIN)/lint-imports
 
 parity: $(VENV)/dev  ## how far our numbers are from diffusers'
-	$(BIN)/python -m tests.models.parity_table
+	$(BIN)/python -m tests.engine.parity_table
 
 soak: $(VENV)/dev  ## kill 20 Ray drivers at random and compare what is left
 	$(BIN)/python -m tests.run.soak

@@ -1,4 +1,4 @@
-"""Write the embedded tiny model: `python -m jobs.make_tiny cascade_batch/embedded/tiny`.
+"""Write the embedded tiny model: `python -m jobs.make_tiny cascade_batch/weights/embedded/tiny`.
 
 A Stable Cascade in the published folder layout, about 2 MB, that renders a picture in a tenth of a second on
 one core. It knows no pictures: each prompt gets colours of its own and each seed a pattern, which is enough
@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextModelWithProjection
 
-from cascade_batch.batches import DecoderBatch, PriorBatch
-from cascade_batch.cascade import Decoder, Prior
-from cascade_batch.models.blocks import (
+from cascade_batch.engine.batches import DecoderBatch, PriorBatch
+from cascade_batch.engine.decoder import Decoder
+from cascade_batch.engine.networks.blocks import (
     AttentionBlock,
     GlobalResponseNorm,
     PointwiseConv,
@@ -32,13 +32,14 @@ from cascade_batch.models.blocks import (
     TimestepBlock,
     resize,
 )
-from cascade_batch.models.config import TINY_STAGE_A, TINY_STAGE_B, TINY_STAGE_C
-from cascade_batch.models.schedule import signal_share
-from cascade_batch.models.stage_a import MixingBlock, StageA
-from cascade_batch.models.stage_b import StageB
-from cascade_batch.models.stage_c import StageC
-from cascade_batch.models.text import TextEncoder, build_text_tower
-from cascade_batch.models.unet import CascadeUNet, Prepared
+from cascade_batch.engine.networks.stage_a import MixingBlock, StageA
+from cascade_batch.engine.networks.stage_b import StageB
+from cascade_batch.engine.networks.stage_c import StageC
+from cascade_batch.engine.networks.text import TextEncoder, build_text_tower
+from cascade_batch.engine.networks.unet import CascadeUNet, Prepared
+from cascade_batch.engine.prior import Prior
+from cascade_batch.engine.schedule import signal_share
+from cascade_batch.model.config import TINY_STAGE_A, TINY_STAGE_B, TINY_STAGE_C
 from jobs.model_folder import clip_tokenizer, text_config, write_model
 
 Batch = tuple[Tensor, Tensor, Prepared]

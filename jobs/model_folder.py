@@ -12,11 +12,11 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-from cascade_batch.models.config import StageAConfig, UNetConfig
-from cascade_batch.models.stage_a import StageA
-from cascade_batch.models.stage_b import StageB
-from cascade_batch.models.stage_c import StageC
-from cascade_batch.weights.parts import SUMS
+from cascade_batch.engine.networks.stage_a import StageA
+from cascade_batch.engine.networks.stage_b import StageB
+from cascade_batch.engine.networks.stage_c import StageC
+from cascade_batch.model.config import StageAConfig, UNetConfig
+from cascade_batch.weights.part import SUMS
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

@@ -14,13 +14,13 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from cascade_batch.models.config import TINY_EFFNET, TINY_STAGE_C, ControlNetConfig, EffnetConfig
-from cascade_batch.models.controlnet import ControlNet
-from cascade_batch.models.effnet import EffnetEncoder
-from cascade_batch.models.stage_c import StageC
-from cascade_batch.models.stored import shapes_of
+from cascade_batch.engine.loading.stored import shapes_of
+from cascade_batch.engine.networks.controlnet import ControlNet
+from cascade_batch.engine.networks.effnet import EffnetEncoder
+from cascade_batch.engine.networks.stage_c import StageC
+from cascade_batch.model.config import TINY_EFFNET, TINY_STAGE_C, ControlNetConfig, EffnetConfig
 from cascade_batch.weights import EMBEDDED
-from tests.models.torchvision_effnet import seeded
+from tests.engine.torchvision_effnet import seeded
 
 TINY = EMBEDDED / "tiny"
 STAGE_C = replace(

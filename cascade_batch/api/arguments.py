@@ -8,10 +8,11 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from cascade_batch import pictures, values
 from cascade_batch.api.scalars import Array, to_numbers
+from cascade_batch.engine import pictures
 from cascade_batch.errors import SpecError
-from cascade_batch.geometry import SIDE_STEP, STAGE_B_COMPRESSION
+from cascade_batch.model.geometry import SIDE_STEP, STAGE_B_COMPRESSION
+from cascade_batch.settings import values
 
 Picture = Image.Image | np.ndarray | Tensor
 Pictures = Picture | Sequence[Picture]

@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
-from cascade_batch import values
 from cascade_batch.api.scalars import texts_of
+from cascade_batch.engine.sampler import OnStep
 from cascade_batch.errors import SpecError
-from cascade_batch.models.sampler import OnStep
+from cascade_batch.settings import values
 
 Callback = Callable[[Any, int, float, dict[str, Tensor]], Mapping[str, Tensor] | None]
 """(the model, step number, time ratio, {"latents": ...}) to {"latents": ...} to go on with, or nothing."""

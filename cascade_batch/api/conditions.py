@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from cascade_batch import pictures, values
 from cascade_batch.api import arguments as args
 from cascade_batch.api import scalars
-from cascade_batch.batches import Conditions
+from cascade_batch.engine import pictures
+from cascade_batch.engine.batches import Conditions
 from cascade_batch.errors import SpecError
-from cascade_batch.geometry import ENCODER_STRIDE, embedding_side
+from cascade_batch.model.geometry import ENCODER_STRIDE, embedding_side
+from cascade_batch.settings import values
 
 
 @dataclass(frozen=True)

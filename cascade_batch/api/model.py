@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from cascade_batch import values
 from cascade_batch.api import arguments as args
 from cascade_batch.api import scalars
 from cascade_batch.api.callbacks import INPUTS, Callback, on_step_of
@@ -25,12 +24,12 @@ from cascade_batch.api.outputs import (
     prior_output,
 )
 from cascade_batch.api.stages import Stages
-from cascade_batch.batches import DecoderBatch, PriorBatch
-from cascade_batch.devices import named_device
-from cascade_batch.geometry import latent_side
-from cascade_batch.models.sampler import Generators
-from cascade_batch.sampling import Sampling
-from cascade_batch.spec import sampling_of, spec_from_dict
+from cascade_batch.engine.batches import DecoderBatch, PriorBatch
+from cascade_batch.engine.devices import named_device
+from cascade_batch.engine.sampler import Generators
+from cascade_batch.model.geometry import latent_side
+from cascade_batch.model.sampling import Sampling
+from cascade_batch.settings import sampling_of, spec_from_dict, values
 
 
 class Cascade:

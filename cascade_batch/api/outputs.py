@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from cascade_batch.engine.networks.text import TextStates
 from cascade_batch.errors import SpecError
-from cascade_batch.models.text import TextStates
-from cascade_batch.values import shown
+from cascade_batch.settings.values import shown
 
 PRIOR_TYPES = ("pt", "np")
 IMAGE_TYPES = ("pil", "np", "pt", "latent")

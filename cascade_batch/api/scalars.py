@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cascade_batch import values
+from cascade_batch.engine.sampler import Generators, is_guided
+from cascade_batch.engine.schedule import time_ratios
 from cascade_batch.errors import SpecError
-from cascade_batch.geometry import check_sides
-from cascade_batch.models.sampler import Generators, is_guided
-from cascade_batch.models.schedule import time_ratios
+from cascade_batch.model.geometry import check_sides
+from cascade_batch.settings import values
 
 Texts = str | Sequence[str] | None
 Array = Tensor | np.ndarray

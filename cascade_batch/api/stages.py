@@ -6,11 +6,11 @@ import numpy as np
 import torch
 
 from cascade_batch import weights
-from cascade_batch.cascade import Decoder, Prior, load_text
-from cascade_batch.models.checkpoints import PartFiles
-from cascade_batch.models.text import TextEncoder
-from cascade_batch.spec import Spec, text_options_of
-from cascade_batch.stage_keys import STAGE_BA_PARTS, STAGE_C_PARTS
+from cascade_batch.engine.decoder import Decoder
+from cascade_batch.engine.networks.text import TextEncoder
+from cascade_batch.engine.prior import Prior, load_text
+from cascade_batch.model.parts import STAGE_BA_PARTS, STAGE_C_PARTS, PartFiles
+from cascade_batch.settings import Spec, text_options_of
 from cascade_batch.weights import OPTIONAL, PARTS
 from cascade_batch.workers.parts import local_files, local_loras
 

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cascade_batch import weights
-from cascade_batch.cli.entry import FINISHED
+from cascade_batch.cli.exit_codes import FINISHED
+from cascade_batch.engine.loading.conversion import CLASSES, write_diffusers, write_original
 from cascade_batch.errors import WeightsError
-from cascade_batch.models.checkpoints import PartFiles
-from cascade_batch.models.conversion import CLASSES, write_diffusers, write_original
+from cascade_batch.model.parts import PartFiles
 from cascade_batch.weights.folders import stem_of
 from cascade_batch.weights.pipelines import write_pipeline, write_settings
-from cascade_batch.weights.settings import check_settings
+from cascade_batch.weights.published_settings import check_settings
 
 SINGLE = ("effnet_encoder", "controlnet")
 """Parts that are single files in either layout; diffusers knows neither."""

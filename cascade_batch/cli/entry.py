@@ -1,7 +1,6 @@
 """Parse, run one command, turn what happened into an exit code."""
 
 import os
-import shlex
 import signal
 import sys
 from argparse import Namespace
@@ -9,30 +8,28 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from cascade_batch import log, pipeline
+from cascade_batch.cli import logging
 from cascade_batch.cli.arguments import build_parser, spec_flags
+from cascade_batch.cli.exit_codes import BAD_INPUT, FAILED, FINISHED, INTERRUPTED, TOO_MANY_FAILED, UNREAD
 from cascade_batch.cli.showing import make_observer, summary
+from cascade_batch.cli.status import status_command
 from cascade_batch.errors import CascadeError, PromptTableError, SpecError, StorageError, WeightsError
-from cascade_batch.opening import open_existing
-from cascade_batch.report import RunStatus, run_status
-from cascade_batch.runners.local import LocalRunner
-from cascade_batch.runners.ray_environment import prepare_own_cluster
-from cascade_batch.runners.runner import Runner
-from cascade_batch.spec import Spec, load_spec
+from cascade_batch.pipeline import sitting
+from cascade_batch.pipeline.runners.local import LocalRunner
+from cascade_batch.pipeline.runners.ray_environment import prepare_own_cluster
+from cascade_batch.pipeline.runners.runner import Runner
+from cascade_batch.settings import Spec, load_spec
 from cascade_batch.storage import ObjectExists, ObjectMissing
 from cascade_batch.storage.failures import ending
 
 RAY_JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets this variable for the entry point of a submitted job."""
-FINISHED, FAILED, BAD_INPUT, TOO_MANY_FAILED, DIFFERENT, INTERRUPTED = 0, 1, 2, 3, 4, 130
-UNREAD = 141
-"""As a shell shows a program that SIGPIPE ended."""
 
 _EXIT_OF_STATE = {
-    pipeline.FINISHED: FINISHED,
-    pipeline.INCOMPLETE: FAILED,
-    pipeline.TOO_MANY_FAILED: TOO_MANY_FAILED,
-    pipeline.INTERRUPTED: INTERRUPTED,
+    sitting.FINISHED: FINISHED,
+    sitting.INCOMPLETE: FAILED,
+    sitting.TOO_MANY_FAILED: TOO_MANY_FAILED,
+    sitting.INTERRUPTED: INTERRUPTED,
 }
 
 
@@ -54,7 +51,13 @@ def main(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # elsewhere it is ignored, or another's
         signal.signal(signal.SIGINT, _interrupt_by_hand)
-    commands = {"render": _render, "plan": _plan, "status": _status, "verify": _verify, "model": _model}
+    commands = {
+        "render": _render,
+        "plan": _plan,
+        "status": lambda arguments, _: status_command(arguments),
+        "verify": _verify,
+        "model": _model,
+    }
     try:
         return commands[arguments.command](arguments, argv)
     except CascadeError as error:
@@ -88,7 +91,7 @@ def _interrupt_by_hand(_signum: int, _frame: FrameType | None) -> None:
 
 def _spec(arguments) -> Spec:
     spec = load_spec(_spec_text(arguments.spec), arguments.sets, spec_flags(arguments))
-    log.configure(spec.log.level, spec.log.format)
+    logging.configure(spec.log.level, spec.log.format)
     if not spec.prompts.uri:
         raise SpecError("no prompt table", next_step="name it: cascade-batch render PROMPTS --out RUN")
     return spec
@@ -108,7 +111,7 @@ def _render(arguments, argv: Sequence[str]) -> int:
     _check_out(spec.output.uri)
     observer = make_observer()
     try:
-        outcome = pipeline.render(
+        outcome = sitting.render(
             spec,
             _runner_maker(arguments.runner, spec.log.level == "debug"),
             observer,
@@ -140,7 +143,7 @@ def _runner_maker(name: str, verbose: bool) -> Callable[[], Runner]:
         if name == "local":
             return LocalRunner()
         prepare_own_cluster()
-        from cascade_batch.runners.ray_data import RayRunner
+        from cascade_batch.pipeline.runners.ray_data import RayRunner
 
         return RayRunner(verbose)
 
@@ -153,27 +156,6 @@ def _plan(arguments: Namespace, _argv: Sequence[str]) -> int:
     speed = Speed(arguments.rate, arguments.rate_from, arguments.calibrate, arguments.gpus)
     print_plan(_spec(arguments), speed)
     return FINISHED
-
-
-def _status(arguments: Namespace, _argv: Sequence[str]) -> int:
-    status = run_status(open_existing(arguments.run), arguments.rows)
-    print(f"images  {status.images_done:,} of {status.images:,} done")
-    print(
-        f"shards  {status.shards_done:,} of {status.shards:,} done, {status.shards_embedded:,} with embeddings"
-    )
-    print(f"failed  {_failed(status, arguments.run)}")
-    print(f"driver  {status.driver}")
-    last = (
-        status.outcome["state"] if status.outcome else "the last sitting has not ended: it runs, or it died"
-    )
-    print(f"last    {last}")
-    return FINISHED
-
-
-def _failed(status: RunStatus, run: str) -> str:
-    if status.failed is None:
-        return f"not counted; cascade-batch status --rows {shlex.quote(run)}"
-    return ", ".join(f"{code} {count:,}" for code, count in sorted(status.failed.items())) or "none"
 
 
 def _verify(arguments: Namespace, _argv: Sequence[str]) -> int:

@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Sequence
 
 from cascade_batch import weights
-from cascade_batch.cli.entry import FINISHED
-from cascade_batch.layouts import first_keys
+from cascade_batch.cli.exit_codes import FINISHED
+from cascade_batch.model.layouts import first_keys
 from cascade_batch.storage import Storage
 from cascade_batch.weights.inspection import PartReport, inspect
 from cascade_batch.weights.locating import model_root

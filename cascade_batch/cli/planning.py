@@ -3,17 +3,17 @@
 import math
 from dataclasses import dataclass, replace
 
-from cascade_batch import weights, worlds
+from cascade_batch import weights
 from cascade_batch.cli.showing import padding_remedy
 from cascade_batch.errors import SpecError
-from cascade_batch.geometry import embedding_side
-from cascade_batch.opening import plan_table
-from cascade_batch.plan import Plan
+from cascade_batch.model.geometry import embedding_side
+from cascade_batch.pipeline.rates import Configs, Rates, image_flops, measured_in
+from cascade_batch.plan import worlds
+from cascade_batch.plan.planning import Plan, plan_table
+from cascade_batch.plan.pools import Node, Pools, size_pools
 from cascade_batch.prompts import reader_notes
-from cascade_batch.rates import Configs, Rates, flops, measured_in
-from cascade_batch.runners.pools import Node, Pools, size_pools
-from cascade_batch.schemas import EMBEDDING_CHANNELS
-from cascade_batch.spec import DEFAULT_BATCH, PoolSpec, Spec
+from cascade_batch.run.schemas import EMBEDDING_CHANNELS
+from cascade_batch.settings import DEFAULT_BATCH, PoolSpec, Spec
 from cascade_batch.workers.parts import extra_parts
 
 NEVER_SHORT = 1e6
@@ -37,7 +37,7 @@ def print_plan(spec: Spec, speed: Speed) -> None:
     parts = weights.locate(spec.model)
     extra_parts(spec.model, table.conditions)
     configs = Configs.read(parts)
-    pflop = sum(sum(flops(group, configs)) * images for group, images in plan.groups.items()) / 1e15
+    pflop = sum(sum(image_flops(group, configs)) * images for group, images in plan.groups.items()) / 1e15
     print(f"prompts  {plan.prompts:,} in {len(table.files):,} files")
     print(f"images   {plan.images:,} in {plan.shards.num_rows:,} shards")
     print(f"sizes    {_sizes(plan)}")
@@ -77,7 +77,7 @@ def _print_speed(spec: Spec, plan: Plan, configs: Configs, speed: Speed) -> None
     elif speed.rate_from:
         _print_rates(spec, plan, measured_in(speed.rate_from).rates_of(plan.groups, configs), speed.gpus)
     elif speed.calibrate:
-        from cascade_batch.calibration import calibrate  # torch: for this flag alone
+        from cascade_batch.pipeline.calibration import calibrate  # torch: for this flag alone
 
         _print_rates(spec, plan, calibrate(spec, plan).rates_of(plan.groups, configs), speed.gpus)
     else:

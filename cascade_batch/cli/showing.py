@@ -10,9 +10,9 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from cascade_batch import pipeline
-from cascade_batch.metrics import Progress
-from cascade_batch.pipeline import Outcome
+from cascade_batch.pipeline import sitting
+from cascade_batch.pipeline.progress import Progress
+from cascade_batch.pipeline.sitting import Outcome
 from cascade_batch.storage.urls import without_queries
 
 PADDING_WORTH_A_REMEDY = 0.10
@@ -122,12 +122,12 @@ def padding_remedy(*padded: float) -> list[str]:
 def _next_steps(outcome: Outcome, run: str, command: Sequence[str]) -> list[str]:
     plain = [without_queries(word) for word in command if word != "--retry-failed"]
     quoted, again = shlex.quote(run), shlex.join(["cascade-batch", *plain])
-    if outcome.state == pipeline.TOO_MANY_FAILED:
+    if outcome.state == sitting.TOO_MANY_FAILED:
         return [
             failed_query(run),
             f"cascade-batch render ... --out {quoted} --retry-failed --max-failed-rows N   (a higher N goes on)",
         ]
-    if outcome.state != pipeline.FINISHED:
+    if outcome.state != sitting.FINISHED:
         return [f"{again}   (goes on where it stopped)", f"cascade-batch status {quoted}"]
     steps = [f"cascade-batch verify {quoted}", f"duckdb -c {shlex.quote(images_query(run))}"]
     if outcome.failed_rows:

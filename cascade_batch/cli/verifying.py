@@ -4,10 +4,10 @@ import shlex
 import sys
 import time
 
-from cascade_batch.cli.entry import DIFFERENT, FINISHED
+from cascade_batch.cli.exit_codes import DIFFERENT, FINISHED
 from cascade_batch.errors import IntegrityError
-from cascade_batch.opening import open_existing
-from cascade_batch.verify import Verification, refuse_while_rendering, reopen, verify
+from cascade_batch.run.run import open_existing
+from cascade_batch.run.verify import Verification, refuse_while_rendering, reopen, verify
 
 SHOWN = 20
 PERIOD_S = 5.0

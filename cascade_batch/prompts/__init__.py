@@ -7,7 +7,7 @@ from cascade_batch.prompts.opening import open_table
 from cascade_batch.prompts.readers import reader_notes
 from cascade_batch.prompts.requests import image_requests
 from cascade_batch.prompts.rows import first_prompts, read_rows
-from cascade_batch.prompts.table import PromptFile, PromptTable
+from cascade_batch.run.prompt_table import PromptFile, PromptTable
 
 __all__ = [
     "CONDITIONS",

@@ -12,10 +12,10 @@ import pyarrow as pa
 from cascade_batch.errors import CascadeError, PromptTableError
 from cascade_batch.prompts.digest import rows_sha256
 from cascade_batch.prompts.rows import first_carried
-from cascade_batch.prompts.table import PromptTable
-from cascade_batch.schemas import MANIFEST, manifest_schema
-from cascade_batch.stores import parquet
-from cascade_batch.stores.manifest import parts, with_carried
+from cascade_batch.run import parquet
+from cascade_batch.run.manifest import parts, with_carried
+from cascade_batch.run.prompt_table import PromptTable
+from cascade_batch.run.schemas import MANIFEST, manifest_schema
 
 THREADS = 8
 _ROW = (0, 0, 1)

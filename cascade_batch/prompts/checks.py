@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow as pa
 
 from cascade_batch.errors import PromptTableError
-from cascade_batch.geometry import SIDE_STEP, check_side
-from cascade_batch.prompts.table import PromptFile, PromptTable
-from cascade_batch.values import RANGES, limits_of
+from cascade_batch.model.geometry import SIDE_STEP, check_side
+from cascade_batch.run.prompt_table import PromptFile, PromptTable
+from cascade_batch.settings.values import RANGES, limits_of
 
 
 def check_values(table: PromptTable, file: PromptFile, first_row: int, rows: pa.Table) -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 
 from cascade_batch.errors import PromptTableError
-from cascade_batch.ids import hash64, repeated_hashes
 from cascade_batch.prompts.rows import iter_planned, prompt_ids
-from cascade_batch.prompts.table import PromptTable
+from cascade_batch.run.ids import hash64, repeated_hashes
+from cascade_batch.run.prompt_table import PromptTable
 
 NAMED = 5
 """Duplicate ids that an error names."""

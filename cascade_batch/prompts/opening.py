@@ -18,8 +18,8 @@ from cascade_batch.prompts.columns import (
 from cascade_batch.prompts.finding import find_files
 from cascade_batch.prompts.footers import Summary, read_footer, summarise
 from cascade_batch.prompts.own_runs import check_apart
-from cascade_batch.prompts.table import PromptFile, PromptTable
-from cascade_batch.spec import PromptsSpec
+from cascade_batch.run.prompt_table import PromptFile, PromptTable
+from cascade_batch.settings import PromptsSpec
 from cascade_batch.storage import ObjectInfo
 
 THREADS = 32

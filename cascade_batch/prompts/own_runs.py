@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from cascade_batch.errors import CascadeError, SpecError
+from cascade_batch.run import paths
+from cascade_batch.run.records import read_json
 from cascade_batch.storage import ObjectInfo, Storage
 from cascade_batch.storage.urls import key_below
-from cascade_batch.stores import layout
-from cascade_batch.stores.run_record import read_json
 
 THREADS = 16
 
@@ -20,7 +20,7 @@ def without_runs(
     Args:
         seen: all objects below the root, as far as they were listed.
     """
-    folders = {i.key.removesuffix(layout.RUN) for i in seen if i.key.rpartition("/")[2] == layout.RUN}
+    folders = {i.key.removesuffix(paths.RUN) for i in seen if i.key.rpartition("/")[2] == paths.RUN}
     suspects = {info.key: _run_of(info.key, folders) for info in files} if folders else {}
     asked = sorted({folder for folder in suspects.values() if folder is not None})
     with ThreadPoolExecutor(THREADS) as pool:
@@ -33,13 +33,13 @@ def _run_of(key: str, folders: set[str]) -> str | None:
     """The folder with a `run.json` that would write this key."""
     parts = key.split("/")
     above = ("".join(f"{part}/" for part in parts[:depth]) for depth in range(len(parts)))
-    return next((f for f in above if f in folders and layout.is_written_by_runs(key[len(f) :])), None)
+    return next((f for f in above if f in folders and paths.is_written_by_runs(key[len(f) :])), None)
 
 
 def _is_ours(storage: Storage, folder: str) -> bool:
     """Whether a `run.json` is one that this program wrote."""
     try:
-        record = read_json(storage, f"{folder}{layout.RUN}")
+        record = read_json(storage, f"{folder}{paths.RUN}")
     except CascadeError:
         return False
     return isinstance(record, dict) and {"format", "spec", "table", "plan"} <= record.keys()
@@ -53,7 +53,7 @@ def check_apart(table_root: str, keys: Sequence[str], sees: Callable[[str], bool
         sees: whether a key below the root would be a file of the table.
     """
     inside = key_below(table_root, out)
-    if inside is not None and any(sees(f"{inside}/{key}".lstrip("/")) for key in layout.TABLES_OF_A_RUN):
+    if inside is not None and any(sees(f"{inside}/{key}".lstrip("/")) for key in paths.TABLES_OF_A_RUN):
         raise _inside(
             out, "the run would lie inside the folder of the prompt table", f"a place outside {table_root}"
         )
@@ -61,7 +61,7 @@ def check_apart(table_root: str, keys: Sequence[str], sees: Callable[[str], bool
     if above is None:
         return
     for key in keys:
-        if layout.is_written_by_runs(f"{above}/{key}".lstrip("/")):
+        if paths.is_written_by_runs(f"{above}/{key}".lstrip("/")):
             raise _inside(
                 out,
                 "the prompt table lies where the run would write",

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cascade_batch.errors import IntegrityError
-from cascade_batch.ids import image_id, image_seed
-from cascade_batch.schemas import IMAGE_REQUESTS
-from cascade_batch.spec import RenderSpec
+from cascade_batch.run.ids import image_id, image_seed
+from cascade_batch.run.schemas import IMAGE_REQUESTS
+from cascade_batch.settings import RenderSpec
 
 DEFAULTED = (
     "negative_prompt",
@@ -34,7 +34,7 @@ class ImageRange(Protocol):
 
 
 def image_requests(rows: pa.Table, shard: ImageRange, render: RenderSpec, run_seed: int) -> pa.Table:
-    """The images of a shard in order (`schemas.IMAGE_REQUESTS`); `row` is the index in `rows`.
+    """The images of a shard in order (`run.schemas.IMAGE_REQUESTS`); `row` is the index in `rows`.
 
     Args:
         rows: what `read_rows` gives for the shard's rows.

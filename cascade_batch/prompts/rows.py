@@ -17,7 +17,7 @@ from cascade_batch.errors import IntegrityError, PromptTableError
 from cascade_batch.prompts.columns import AS_STORED, COLUMNS, CONDITIONS, sources
 from cascade_batch.prompts.encodings import decoded
 from cascade_batch.prompts.footers import read_footer
-from cascade_batch.prompts.table import PromptFile, PromptTable
+from cascade_batch.run.prompt_table import PromptFile, PromptTable
 from cascade_batch.storage import Storage
 
 PLANNING_ROWS = 2**18

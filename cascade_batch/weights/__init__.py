@@ -5,11 +5,12 @@ release or the community, on a local disk or any fsspec URL. Only safetensors ar
 hold different parts, so each part may come from a place of its own. Remote parts are downloaded once per node.
 """
 
+from cascade_batch.model.parts import OPTIONAL, PARTS
 from cascade_batch.weights.fetching import digest, fetch
 from cascade_batch.weights.folders import SUBFOLDERS
 from cascade_batch.weights.locating import EMBEDDED, find, locate, locate_some, missing_part, model_root
 from cascade_batch.weights.loras import locate_loras, lora_files, loras_digest
-from cascade_batch.weights.parts import OPTIONAL, PARTS, Part, read_config
+from cascade_batch.weights.part import Part, read_config
 
 __all__ = [
     "EMBEDDED",

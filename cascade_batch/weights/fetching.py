@@ -12,8 +12,8 @@ from filelock import FileLock
 
 from cascade_batch.errors import WeightsError
 from cascade_batch.storage import ObjectInfo, Storage
-from cascade_batch.weights.parts import SUMS, Part
-from cascade_batch.weights.progress import progress_of
+from cascade_batch.weights.fetch_progress import progress_of
+from cascade_batch.weights.part import SUMS, Part
 
 HASH_SUFFIX = ".sha256"
 

@@ -8,7 +8,7 @@ import reprlib
 
 from cascade_batch.errors import WeightsError
 from cascade_batch.storage import Storage
-from cascade_batch.weights.parts import CONFIG, SUMS, Part, read_json
+from cascade_batch.weights.part import CONFIG, SUMS, Part, read_json
 from cascade_batch.weights.variants import chosen_variant, variant_of
 
 SUBFOLDERS = {

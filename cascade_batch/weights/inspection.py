@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cascade_batch.errors import WeightsError
-from cascade_batch.layouts import Entry, first_keys, recognise, scales, strangers
+from cascade_batch.model.layouts import Entry, first_keys, recognise, scales, strangers
 from cascade_batch.storage import Storage
 from cascade_batch.weights.folders import shard_files
-from cascade_batch.weights.parts import file_header
+from cascade_batch.weights.part import file_header
 from cascade_batch.weights.single_files import SUFFIX
 
 SHARD = re.compile(r"-\d{5}-of-\d{5}")

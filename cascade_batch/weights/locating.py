@@ -4,16 +4,17 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from cascade_batch.errors import WeightsError
-from cascade_batch.spec import ModelSpec
+from cascade_batch.model.parts import OPTIONAL, PARTS
+from cascade_batch.settings import ModelSpec
 from cascade_batch.storage import Storage
 from cascade_batch.weights.folders import COMBINED, SUBFOLDERS, folder_part, is_part
 from cascade_batch.weights.hub_ids import hub_url
-from cascade_batch.weights.parts import OPTIONAL, PARTS, Part
-from cascade_batch.weights.settings import check_settings
+from cascade_batch.weights.part import Part
+from cascade_batch.weights.published_settings import check_settings
 from cascade_batch.weights.single_files import SUFFIX, find_in_folder, part_in_file
 from cascade_batch.weights.variants import has_variant
 
-EMBEDDED = Path(__file__).parent.parent / "embedded"
+EMBEDDED = Path(__file__).parent / "embedded"
 
 
 def locate(model: ModelSpec, optional: Collection[str] = ()) -> dict[str, Part]:

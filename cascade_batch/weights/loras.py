@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from cascade_batch.errors import WeightsError
-from cascade_batch.layouts import recognise
-from cascade_batch.layouts.lora_strength import strengths
-from cascade_batch.layouts.loras import TARGETS, Change, changes_of
-from cascade_batch.spec import LoraSpec, ModelSpec
+from cascade_batch.model.layouts import recognise
+from cascade_batch.model.layouts.lora_layouts import TARGETS, Change, changes_of
+from cascade_batch.model.layouts.lora_strength import strengths
+from cascade_batch.settings import LoraSpec, ModelSpec
 from cascade_batch.storage import Storage
 from cascade_batch.weights.fetching import digest, fetch
 from cascade_batch.weights.hub_ids import hub_url
-from cascade_batch.weights.parts import Part, file_header, read_json
+from cascade_batch.weights.part import Part, file_header, read_json
 from cascade_batch.weights.single_files import SUFFIX
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from cascade_batch.weights.folders import SUBFOLDERS
-from cascade_batch.weights.settings import (
+from cascade_batch.weights.published_settings import (
     PIPELINE,
     PIPELINE_SETTINGS,
     PROCESSOR,

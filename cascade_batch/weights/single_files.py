@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 
 from cascade_batch.errors import WeightsError
-from cascade_batch.layouts import check_unscaled, recognise
+from cascade_batch.model.layouts import check_unscaled, recognise
 from cascade_batch.storage import Storage
-from cascade_batch.weights.parts import CONFIG, SUMS, Part, file_header
+from cascade_batch.weights.part import CONFIG, SUMS, Part, file_header
 from cascade_batch.weights.variants import LOW_PRECISION, has_variant, note_fallback
 
 SUFFIX = ".safetensors"

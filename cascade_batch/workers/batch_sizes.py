@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cascade_batch.loads import Size, SizeLoad
+from cascade_batch.run.loads import Size, SizeLoad
 from cascade_batch.workers.context import RunRef
 
 NEAR_BEST = 0.95

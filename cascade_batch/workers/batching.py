@@ -36,7 +36,7 @@ def make_batches(
     """Batches of the given rows, in row order within each group.
 
     Args:
-        requests: rows of `schemas.IMAGE_REQUESTS`.
+        requests: rows of `run.schemas.IMAGE_REQUESTS`.
         rows: which of them to render.
         stage: "prior" or "decoder": whose steps and guidance scale decide the groups.
         sizes: images per batch.

@@ -18,16 +18,16 @@ import numpy as np
 import pyarrow as pa
 
 from cascade_batch.errors import IntegrityError
-from cascade_batch.numerics import NUMERICS_VERSION
+from cascade_batch.model.numerics import NUMERICS_VERSION
 from cascade_batch.prompts import read_rows, rows_sha256
-from cascade_batch.schemas import MANIFEST
-from cascade_batch.stage_keys import stage_ba_key, stage_c_key
+from cascade_batch.run import parquet, paths
+from cascade_batch.run.embeddings import encode_embeddings
+from cascade_batch.run.images import ImageFile, commit_image, encoder_version
+from cascade_batch.run.manifest import with_carried
+from cascade_batch.run.records import check_numerics
+from cascade_batch.run.schemas import MANIFEST
+from cascade_batch.run.stage_keys import stage_ba_key, stage_c_key
 from cascade_batch.storage import ObjectExists
-from cascade_batch.stores import layout, parquet
-from cascade_batch.stores.embeddings import encode_embeddings
-from cascade_batch.stores.images import ImageFile, commit_image, encoder_version
-from cascade_batch.stores.manifest import with_carried
-from cascade_batch.stores.run_record import check_numerics
 from cascade_batch.workers.context import RunContext, RunRef, open_run
 from cascade_batch.workers.reading import table_changed
 from cascade_batch.workers.shards import ShardData, Ticket
@@ -46,7 +46,7 @@ def commit_embeddings(data: ShardData, ref: RunRef) -> ShardData:
     run = open_run(ref)
     _check_device_kinds(ref, data.embeddings)
     table = _with_keys(data.embeddings, data.requests, data.prompts_sha256, run)
-    key = layout.embeddings_key(data.ticket.shard)
+    key = paths.embeddings_key(data.ticket.shard)
     if data.ticket.has_embeddings:
         _replace_rows(run, key, table, encode_embeddings)
     else:
@@ -63,7 +63,7 @@ def commit_images(data: ShardData, ref: RunRef) -> ShardData:
     _check_device_kinds(ref, data.pictures)
     files = _commit_pictures(data, run)
     manifest = _manifest(data, files, run, ref)
-    key = layout.manifest_key(ticket.shard)
+    key = paths.manifest_key(ticket.shard)
     if ticket.retry:
         manifest = _replace_rows(
             run, key, manifest, parquet.to_bytes, data.embeddings["attempts"].to_pylist()
@@ -138,7 +138,7 @@ def _manifest(data: ShardData, files: list[ImageFile | None], run: RunContext, r
     positions = _embedding_rows(ticket, run, data.requests["image_id"].to_pylist())
     shared = {
         "shard": ticket.shard,
-        "embedding_uri": layout.embeddings_key(ticket.shard),
+        "embedding_uri": paths.embeddings_key(ticket.shard),
         "versions": run.versions,
         "numerics": NUMERICS_VERSION,
         "encoder": encoder_version(run.spec.output.png_level),
@@ -156,7 +156,7 @@ def _manifest(data: ShardData, files: list[ImageFile | None], run: RunContext, r
 def _embedding_rows(ticket: Ticket, run: RunContext, image_ids: list[str]) -> list[int]:
     if not ticket.retry:
         return list(range(len(image_ids)))
-    key = layout.embeddings_key(ticket.shard)
+    key = paths.embeddings_key(ticket.shard)
     order = parquet.from_bytes(run.storage.read(key), key)["image_id"].to_pylist()
     return [order.index(image_id) for image_id in image_ids]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cascade_batch.stage_keys import SOURCES
+from cascade_batch.run.stage_keys import SOURCES
 from cascade_batch.workers.conditions import NO_CONDITIONS, Row, RowConditions
 from cascade_batch.workers.faults import failure_of
 from cascade_batch.workers.rendering import RowResult
@@ -23,7 +23,7 @@ CONDITIONED = pa.schema(
         ("error_message", pa.string()),
     ]
 )
-"""One row per prompt of a shard that has conditions; `row` as in `schemas.IMAGE_REQUESTS`."""
+"""One row per prompt of a shard that has conditions; `row` as in `run.schemas.IMAGE_REQUESTS`."""
 
 FETCHES = 8
 Read = Callable[[Row], RowConditions]

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cascade_batch import pictures
+from cascade_batch.engine import pictures
 from cascade_batch.errors import PictureError, SpecError, StorageError
-from cascade_batch.geometry import ENCODER_STRIDE, embedding_side, latent_side
-from cascade_batch.stage_keys import SOURCES
+from cascade_batch.model.geometry import ENCODER_STRIDE, embedding_side, latent_side
+from cascade_batch.run.stage_keys import SOURCES
+from cascade_batch.settings.values import numbers, real, times
 from cascade_batch.storage import Storage
 from cascade_batch.storage.urls import split_key, split_query
-from cascade_batch.values import numbers, real, times
 
 Row = Mapping[str, Any]
 MOST_BYTES = 16

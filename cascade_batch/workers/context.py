@@ -5,16 +5,16 @@ from functools import lru_cache
 from importlib.metadata import version
 
 from cascade_batch import __version__
+from cascade_batch.engine.pictures import MOST_PIXELS
 from cascade_batch.errors import IntegrityError
-from cascade_batch.pictures import MOST_PIXELS
+from cascade_batch.model.sampling import Sampling
+from cascade_batch.model.texts import TextOptions
 from cascade_batch.prompts import PromptTable
-from cascade_batch.sampling import Sampling
-from cascade_batch.spec import Spec, sampling_of, spec_from_dict, text_options_of
+from cascade_batch.run import paths
+from cascade_batch.run.records import read_json
+from cascade_batch.settings import Spec, sampling_of, spec_from_dict, text_options_of
 from cascade_batch.storage import Storage
 from cascade_batch.storage.failures import reached
-from cascade_batch.stores import layout
-from cascade_batch.stores.run_record import read_json
-from cascade_batch.texts import TextOptions
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ def open_run(ref: RunRef) -> RunContext:
     storage.create_only = ref.create_only
     for uri in (ref.uri, ref.table_root):
         reached(uri)  # by the driver
-    record, weights = read_json(storage, layout.RUN), read_json(storage, layout.WEIGHTS)
+    record, weights = read_json(storage, paths.RUN), read_json(storage, paths.WEIGHTS)
     if record is None or weights is None:
-        raise IntegrityError("not a run", where=ref.uri, expected=f"{layout.RUN} and {layout.WEIGHTS}")
+        raise IntegrityError("not a run", where=ref.uri, expected=f"{paths.RUN} and {paths.WEIGHTS}")
     spec = spec_from_dict(record["spec"])
     table = PromptTable.from_json(record["table"], root=ref.table_root, query=ref.table_query)
     return RunContext(

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 
 from cascade_batch.errors import CascadeError, PictureError, SpecError
-from cascade_batch.geometry import MIN_SIDE
+from cascade_batch.model.geometry import MIN_SIDE
 from cascade_batch.storage.failures import sanitise
 from cascade_batch.workers.batching import Batch
 from cascade_batch.workers.rendering import BatchRefused, Blame, DeviceOutOfMemory, RowResult
@@ -31,7 +31,10 @@ def failure_of(error: Exception, what: str) -> RowResult:
 
 def refusal(error: Exception) -> Exception:
     """What to raise for what a batch raised: DeviceOutOfMemory, BatchRefused, or the error itself if it is no row's."""
-    from cascade_batch.devices import is_device_error, is_out_of_memory  # torch: not for the reading steps
+    from cascade_batch.engine.devices import (  # torch: not for the reading steps
+        is_device_error,
+        is_out_of_memory,
+    )
 
     if is_out_of_memory(error):
         return DeviceOutOfMemory(str(error))

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 from cascade_batch import weights
 from cascade_batch.errors import WeightsError
-from cascade_batch.spec import ModelSpec
-from cascade_batch.stage_keys import LORAS, parts_for
+from cascade_batch.model.parts import LORAS, parts_for
+from cascade_batch.settings import ModelSpec
 
 if TYPE_CHECKING:
-    from cascade_batch.models.checkpoints import PartFiles
-    from cascade_batch.models.loras import Lora
+    from cascade_batch.model.parts import Lora, PartFiles
 
 
 def weight_digests(model: ModelSpec, extra: Sequence[str] = ()) -> dict[str, str]:
@@ -34,13 +33,13 @@ def weight_digests(model: ModelSpec, extra: Sequence[str] = ()) -> dict[str, str
 
 def check_parts(located: Mapping[str, weights.Part]) -> None:
     """Build every network without weights and compare it with its files' headers. Raises WeightsError."""
-    from cascade_batch.models import matching  # torch: not for the driver
+    from cascade_batch.engine.loading import matching  # torch: not for the driver
 
     matching.check_parts({name: local_files(part) for name, part in located.items()})
 
 
 def _check_numbers(loras: Sequence[Lora]) -> None:
-    from cascade_batch.models.loras import check_numbers  # torch: not for the driver
+    from cascade_batch.engine.loading.lora_merging import check_numbers  # torch: not for the driver
 
     check_numbers(loras)
 
@@ -76,7 +75,7 @@ def load_files(model: ModelSpec, names: Sequence[str]) -> dict[str, PartFiles]:
 
 def local_files(part: weights.Part) -> PartFiles:
     """A part on this node's disk, fetched if it is not there yet."""
-    from cascade_batch.models.checkpoints import PartFiles  # torch: not for the driver
+    from cascade_batch.model.parts import PartFiles  # torch: not for the driver
 
     folder = weights.fetch(part)
     here = replace(part, uri=str(folder))  # what was fetched is not asked for again
@@ -97,7 +96,7 @@ def load_loras(model: ModelSpec, expected: Mapping[str, str]) -> list[Lora]:
 
 def local_loras(model: ModelSpec, located: list[weights.Part]) -> list[Lora]:
     """The model's LoRAs on this node's disk."""
-    from cascade_batch.models.loras import Lora
+    from cascade_batch.model.parts import Lora
 
     files = weights.lora_files(located)
     return [

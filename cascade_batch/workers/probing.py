@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from cascade_batch.devices import limited_memory
-from cascade_batch.loads import BATCHES, SizeLoad
-from cascade_batch.spec import AUTO_BATCH, DEFAULT_BATCH
+from cascade_batch.engine.devices import limited_memory
+from cascade_batch.plan.pools import WorkerSettings
+from cascade_batch.run import paths
+from cascade_batch.run.loads import BATCHES, SizeLoad
+from cascade_batch.run.records import create_json, read_json
+from cascade_batch.settings import AUTO_BATCH, DEFAULT_BATCH
 from cascade_batch.storage import Storage
-from cascade_batch.stores import layout
-from cascade_batch.stores.run_record import create_json, read_json
 from cascade_batch.workers.batch_sizes import BatchSizes, Probe, choose
 from cascade_batch.workers.batching import Batch
-from cascade_batch.workers.rendering import DeviceOutOfMemory, Settings
+from cascade_batch.workers.rendering import DeviceOutOfMemory
 
 STEPS = 4
 """Denoising steps of a measured batch: what is done once per batch weighs little beside them."""
@@ -50,7 +51,7 @@ class Measured:
 
 
 def settled_once(
-    settings: Settings, device_kind: str, probe: Probe | None, try_batch: TryBatch
+    settings: WorkerSettings, device_kind: str, probe: Probe | None, try_batch: TryBatch
 ) -> Callable[[], BatchSizes]:
     """A worker's batch sizes, settled when they are first asked for: then it may measure. Raises StorageError."""
     return cache(lambda: settled_sizes(settings.batch, device_kind, settings.share, probe, try_batch))
@@ -79,7 +80,7 @@ def settled_sizes(
         not probe.ref.create_only
     ):  # a later worker would replace what an earlier one found: they could not agree
         return BatchSizes(DEFAULT_BATCH)
-    storage, key = Storage(probe.ref.uri), layout.batches_key(device_kind, probe.pool)
+    storage, key = Storage(probe.ref.uri), paths.batches_key(device_kind, probe.pool)
     return _sizes(read_json(storage, key) or create_json(storage, key, _measure_all(probe, share, try_batch)))
 
 

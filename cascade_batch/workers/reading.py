@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from cascade_batch import weights
 from cascade_batch.errors import IntegrityError
 from cascade_batch.prompts import CONDITIONS, image_requests, read_rows, rows_sha256
-from cascade_batch.stores.embeddings import read_embeddings
+from cascade_batch.run.embeddings import read_embeddings
 from cascade_batch.workers.conditioned import conditions_of, with_conditions
 from cascade_batch.workers.conditions import RowReader, decoder_conditions
 from cascade_batch.workers.context import RunRef, open_run

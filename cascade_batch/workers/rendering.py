@@ -42,21 +42,6 @@ class RowResult:
         return "failed" if self.error_code else "ok"
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What an actor of a pool is told: the numerics it must hold to."""
-
-    batch: int | str
-    """A number, or how the worker finds one: auto, probe."""
-    threads: int
-    dtype: str
-    """A torch dtype's name."""
-    device: str = "auto"
-    """auto, or cpu for an actor that was given no GPU on a machine that has some."""
-    share: float = 1.0
-    """Of the device's memory that is this actor's."""
-
-
 RenderBatch = Callable[[Batch, Sequence[Request]], list[RowResult]]
 OnDevice = Callable[[Callable[[], Any]], Any]
 """Does work on the thread that has the device to itself, and returns its result."""

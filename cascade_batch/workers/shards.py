@@ -34,7 +34,7 @@ class ShardData:
 
     ticket: Ticket
     requests: pa.Table | None = None
-    """`schemas.IMAGE_REQUESTS`: what to render."""
+    """`run.schemas.IMAGE_REQUESTS`: what to render."""
     conditioned: pa.Table | None = None
     """`conditioned.CONDITIONED`: what the next stage is given besides text."""
     prompts_sha256: str = ""

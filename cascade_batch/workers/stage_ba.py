@@ -6,15 +6,17 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from cascade_batch.batches import DecoderBatch
-from cascade_batch.cascade import Decoder, PartFiles
-from cascade_batch.devices import device_kind, fix_numerics, keep_freed_memory, named_device
+from cascade_batch.engine.batches import DecoderBatch
+from cascade_batch.engine.decoder import Decoder
+from cascade_batch.engine.devices import device_kind, fix_numerics, keep_freed_memory, named_device
 from cascade_batch.errors import SpecError
-from cascade_batch.geometry import embedding_side
-from cascade_batch.sampling import Sampling
-from cascade_batch.schemas import EMBEDDING_CHANNELS
-from cascade_batch.stores.embeddings import embedding_arrays
-from cascade_batch.stores.images import is_single_colour
+from cascade_batch.model.geometry import embedding_side
+from cascade_batch.model.parts import PartFiles
+from cascade_batch.model.sampling import Sampling
+from cascade_batch.plan.pools import WorkerSettings
+from cascade_batch.run.embeddings import embedding_arrays
+from cascade_batch.run.images import is_single_colour
+from cascade_batch.run.schemas import EMBEDDING_CHANNELS
 from cascade_batch.workers.batch_sizes import Probe
 from cascade_batch.workers.batching import Batch
 from cascade_batch.workers.conditioned import batch_fields, given_of
@@ -26,7 +28,6 @@ from cascade_batch.workers.rendering import (
     OnDevice,
     Request,
     RowResult,
-    Settings,
     here,
     render_shard,
     take_in_hand,
@@ -61,7 +62,7 @@ class StageBAWorker:
     def __init__(
         self,
         parts: dict[str, PartFiles],
-        settings: Settings,
+        settings: WorkerSettings,
         sampling: Sampling,
         ledger: Ledger,
         probe: Probe | None = None,

@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cascade_batch.batches import Conditions, PriorBatch
-from cascade_batch.cascade import PartFiles, Prior
-from cascade_batch.devices import device_kind, fix_numerics, keep_freed_memory, named_device
+from cascade_batch.engine.batches import Conditions, PriorBatch
+from cascade_batch.engine.devices import device_kind, fix_numerics, keep_freed_memory, named_device
+from cascade_batch.engine.prior import Prior
 from cascade_batch.errors import SpecError
-from cascade_batch.geometry import embedding_side
-from cascade_batch.models.loras import Lora
-from cascade_batch.sampling import StageSampling
-from cascade_batch.stores.embeddings import embedding_column, embedding_sha256
-from cascade_batch.texts import PUBLISHED, TextOptions
+from cascade_batch.model.geometry import embedding_side
+from cascade_batch.model.parts import Lora, PartFiles
+from cascade_batch.model.sampling import StageSampling
+from cascade_batch.model.texts import PUBLISHED, TextOptions
+from cascade_batch.plan.pools import WorkerSettings
+from cascade_batch.run.embeddings import embedding_column, embedding_sha256
 from cascade_batch.workers.batch_sizes import Probe
 from cascade_batch.workers.batching import Batch
 from cascade_batch.workers.conditioned import batch_fields, given_of
@@ -27,7 +28,6 @@ from cascade_batch.workers.rendering import (
     OnDevice,
     Request,
     RowResult,
-    Settings,
     here,
     render_shard,
     take_in_hand,
@@ -54,7 +54,7 @@ class StageCWorker:
     def __init__(
         self,
         parts: dict[str, PartFiles],
-        settings: Settings,
+        settings: WorkerSettings,
         sampling: StageSampling,
         schema: pa.Schema,
         ledger: Ledger,

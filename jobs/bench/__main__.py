@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from cascade_batch.devices import device_kind, keep_freed_memory, pick_device
+from cascade_batch.engine.devices import device_kind, keep_freed_memory, pick_device
 from jobs.bench.chain import Chain
 from jobs.bench.loops import decoder_run, prior_run
 from jobs.bench.peers import Peers, Station, configuration

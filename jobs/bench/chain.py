@@ -4,11 +4,12 @@ from collections.abc import Callable
 from itertools import count, cycle, islice
 from typing import Any
 
-from cascade_batch.batches import DecodedImages, DecoderBatch, PriorBatch
-from cascade_batch.cascade import Decoder, Prior
-from cascade_batch.plan import ImageGroup
-from cascade_batch.rates import Configs, flops
-from cascade_batch.spec import ModelSpec
+from cascade_batch.engine.batches import DecodedImages, DecoderBatch, PriorBatch
+from cascade_batch.engine.decoder import Decoder
+from cascade_batch.engine.prior import Prior
+from cascade_batch.pipeline.rates import Configs, image_flops
+from cascade_batch.plan.planning import ImageGroup
+from cascade_batch.settings import ModelSpec
 from cascade_batch.weights import EMBEDDED, locate
 from cascade_batch.workers.parts import local_files
 from jobs.bench.loops import GUIDANCE, STEPS_B, STEPS_C
@@ -40,7 +41,7 @@ class Chain:
             theirs = self._theirs
             runs["diffusers"] = lambda: theirs.pictures(prompts(), list(range(batch)), self._side)
         image = ImageGroup(self._side, self._side, STEPS_C, True, STEPS_B, False)
-        return Station("whole chain", batch * sum(flops(image, self._configs)), runs)
+        return Station("whole chain", batch * sum(image_flops(image, self._configs)), runs)
 
     def _ours(self, prompts: list[str]) -> DecodedImages:
         batch, seeds = len(prompts), list(range(len(prompts)))

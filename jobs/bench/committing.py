@@ -8,19 +8,19 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from cascade_batch.run import paths
+from cascade_batch.run.images import encode_png
 from cascade_batch.storage import Storage
-from cascade_batch.stores import layout
-from cascade_batch.stores.images import encode_png
 
 PICTURES = 8
 
 
 def commit_costs(storage: Storage, level: int) -> dict[str, float]:
     """CPU seconds of this process per picture, for each kind of work, with some of the run's own pictures."""
-    keys = [info.key for info in storage.list(layout.IMAGES)][:PICTURES]
+    keys = [info.key for info in storage.list(paths.IMAGES)][:PICTURES]
     files = [storage.read(key) for key in keys]
     pixels = [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]
-    scratch = [f"{layout.TABLE}scratch/{number}" for number in range(len(files))]
+    scratch = [f"{paths.TABLE}scratch/{number}" for number in range(len(files))]
     costs = {
         "encoding PNGs": _cpu(lambda: [encode_png(p, level) for p in pixels]),
         "hashing": _cpu(

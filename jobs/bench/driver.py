@@ -11,21 +11,24 @@ import argparse
 import time
 from typing import Any
 
-from cascade_batch.runners.ray_environment import prepare_own_cluster
+from cascade_batch.pipeline.runners.ray_environment import prepare_own_cluster
 
 prepare_own_cluster()
 
 import psutil  # noqa: E402
 import pyarrow as pa  # noqa: E402
 
-from cascade_batch.runners import ray_data  # noqa: E402
-from cascade_batch.runners.pools import Pool, Pools  # noqa: E402
-from cascade_batch.runners.runner import Setup  # noqa: E402
-from cascade_batch.sampling import Sampling  # noqa: E402
-from cascade_batch.schemas import embedding_schema  # noqa: E402
-from cascade_batch.spec import ModelSpec  # noqa: E402
+from cascade_batch.model.sampling import Sampling  # noqa: E402
+from cascade_batch.pipeline.runners import ray_data  # noqa: E402
+from cascade_batch.pipeline.runners.runner import Setup  # noqa: E402
+from cascade_batch.plan.pools import (  # noqa: E402
+    Pool,
+    Pools,
+    WorkerSettings,
+)
+from cascade_batch.run.schemas import embedding_schema  # noqa: E402
+from cascade_batch.settings import ModelSpec  # noqa: E402
 from cascade_batch.workers.context import RunRef  # noqa: E402
-from cascade_batch.workers.rendering import Settings  # noqa: E402
 from cascade_batch.workers.shards import ShardData, Ticket  # noqa: E402
 
 LIMIT_KB = 10
@@ -67,7 +70,7 @@ def main() -> None:
 
 
 def _setup() -> Setup:
-    pool = Pool(1, 0.0, 0.5, Settings(4, 1, "auto"))
+    pool = Pool(1, 0.0, 0.5, WorkerSettings(4, 1, "auto"))
     ref = RunRef("/nowhere", True, "{}")
     return Setup(ref, ModelSpec(), Sampling(), {}, Pools(pool, pool, 0.25), embedding_schema((24, 24)), 3)
 

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cascade_batch.devices import keep_freed_memory
-from cascade_batch.models import blocks, kernels
-from cascade_batch.models.stage_a import MixingBlock
+from cascade_batch.engine.devices import keep_freed_memory
+from cascade_batch.engine.networks import blocks, kernels
+from cascade_batch.engine.networks.stage_a import MixingBlock
 from jobs.bench.peers import Peers, configuration
 from jobs.bench.timing import alternating
 

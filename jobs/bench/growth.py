@@ -98,7 +98,7 @@ def measure(point: Point) -> dict[str, float]:
 
 def _of_batches(point: Point) -> float:
     from cascade_batch.api import Cascade
-    from cascade_batch.devices import fix_numerics, keep_freed_memory
+    from cascade_batch.engine.devices import fix_numerics, keep_freed_memory
 
     keep_freed_memory()
     fix_numerics(os.cpu_count() or 1)

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cascade_batch import cost
-from cascade_batch.geometry import embedding_side, latent_side
-from cascade_batch.models.sampler import ImageNoise, denoise, generators_of
-from cascade_batch.models.schedule import make_schedule, time_ratios
+from cascade_batch.engine.sampler import ImageNoise, denoise, generators_of
+from cascade_batch.engine.schedule import make_schedule, time_ratios
+from cascade_batch.model import flops
+from cascade_batch.model.geometry import embedding_side, latent_side
 from jobs.bench.peers import Peers, Station
 
 STEPS_C, STEPS_B, GUIDANCE = 20, 10, 4.0
@@ -41,8 +41,8 @@ def prior_run(peers: Peers, batch: int) -> Station:
     runs: dict[str, Callable[[], Any]] = {"ours": our_run}
     if theirs is not None:
         runs["diffusers"] = lambda: _their_prior(peers, text, pooled, batch)
-    flops = cost.stage_c_flops(asdict(peers.sizes.stage_c), peers.side, peers.side, STEPS_C, True)
-    return Station(f"prior run, {STEPS_C} steps", batch * flops, runs)
+    total = flops.stage_c_flops(asdict(peers.sizes.stage_c), peers.side, peers.side, STEPS_C, True)
+    return Station(f"prior run, {STEPS_C} steps", batch * total, runs)
 
 
 def _their_prior(peers: Peers, text: Tensor, pooled: Tensor, batch: int) -> Tensor:
@@ -87,9 +87,9 @@ def decoder_run(peers: Peers, batch: int) -> Station:
     if theirs_b is not None:
         runs["diffusers"] = their_run
     sizes, pixels = peers.sizes, peers.side
-    flops = cost.stage_b_flops(asdict(sizes.stage_b), pixels, pixels, STEPS_B, False)
-    flops += cost.stage_a_flops(asdict(sizes.stage_a), pixels, pixels)
-    return Station(f"decoder run, {STEPS_B} steps", batch * flops, runs)
+    total = flops.stage_b_flops(asdict(sizes.stage_b), pixels, pixels, STEPS_B, False)
+    total += flops.stage_a_flops(asdict(sizes.stage_a), pixels, pixels)
+    return Station(f"decoder run, {STEPS_B} steps", batch * total, runs)
 
 
 def _their_loop(

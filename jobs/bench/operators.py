@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from cascade_batch.devices import keep_freed_memory, pick_device
+from cascade_batch.engine.devices import keep_freed_memory, pick_device
 from jobs.bench.peers import Peers, configuration
 
 SHOWN = 0.02

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cascade_batch import cost
-from cascade_batch.geometry import embedding_side, latent_side
-from cascade_batch.models.config import (
+from cascade_batch.engine.networks.stage_a import StageA
+from cascade_batch.engine.networks.stage_b import StageB
+from cascade_batch.engine.networks.stage_c import StageC
+from cascade_batch.model import flops
+from cascade_batch.model.config import (
     STAGE_A,
     STAGE_B,
     STAGE_C,
@@ -18,10 +20,8 @@ from cascade_batch.models.config import (
     parse_stage_a,
     parse_unet,
 )
-from cascade_batch.models.stage_a import StageA
-from cascade_batch.models.stage_b import StageB
-from cascade_batch.models.stage_c import StageC
-from cascade_batch.spec import ModelSpec
+from cascade_batch.model.geometry import embedding_side, latent_side
+from cascade_batch.settings import ModelSpec
 from cascade_batch.weights import locate, read_config
 
 TOKENS = 77
@@ -127,7 +127,7 @@ class Peers:
             runs["diffusers"] = lambda: theirs(*asked)
         return Station(
             "Stage C step",
-            batch * cost.stage_c_flops(asdict(self.sizes.stage_c), self.side, self.side, 1, False),
+            batch * flops.stage_c_flops(asdict(self.sizes.stage_c), self.side, self.side, 1, False),
             runs,
         )
 
@@ -143,8 +143,8 @@ class Peers:
         runs = {"ours": lambda: ours.step(latents, prepared, 0)}
         if theirs is not None:
             runs["diffusers"] = lambda: theirs(*asked, effnet=effnet)
-        flops = cost.stage_b_flops(asdict(self.sizes.stage_b), self.side, self.side, 1, False)
-        return Station("Stage B step", batch * flops, runs)
+        total = flops.stage_b_flops(asdict(self.sizes.stage_b), self.side, self.side, 1, False)
+        return Station("Stage B step", batch * total, runs)
 
     def _stage_a(self, batch: int) -> Station:
         ours, theirs = self.a
@@ -156,8 +156,8 @@ class Peers:
         }
         if theirs is not None:
             runs["diffusers"] = lambda: theirs.decode(scaled)
-        flops = cost.stage_a_flops(asdict(self.sizes.stage_a), self.side, self.side)
-        return Station("Stage A decode", batch * flops, runs)
+        total = flops.stage_a_flops(asdict(self.sizes.stage_a), self.side, self.side)
+        return Station("Stage A decode", batch * total, runs)
 
     def texts(self, rows: int) -> tuple[Tensor, Tensor]:
         config = self.sizes.stage_c

@@ -75,9 +75,9 @@ def _columns(first: int, stop: int, columns: tuple[str, ...]) -> dict[str, pa.Ar
 
 def plan(folder: str) -> dict[str, float]:
     """Open and plan a table in this process."""
-    from cascade_batch.plan import make_plan
+    from cascade_batch.plan.planning import make_plan
     from cascade_batch.prompts import open_table
-    from cascade_batch.spec import PromptsSpec, Spec
+    from cascade_batch.settings import PromptsSpec, Spec
 
     spec = Spec(prompts=PromptsSpec(uri=folder))
     start = time.perf_counter()

@@ -27,8 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from cascade_batch.stores import images
-from cascade_batch.stores.images import encode_png
+from cascade_batch.run import images
+from cascade_batch.run.images import encode_png
 
 Encode = Callable[[np.ndarray], bytes]
 SIDE = 1024

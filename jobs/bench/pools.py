@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from cascade_batch.runners.ray_environment import prepare_own_cluster
+from cascade_batch.pipeline.runners.ray_environment import prepare_own_cluster
 
 prepare_own_cluster()
 
@@ -26,11 +26,11 @@ import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 import ray  # noqa: E402
 
-from cascade_batch import pipeline  # noqa: E402
 from cascade_batch.cli.showing import PlainObserver  # noqa: E402
-from cascade_batch.pipeline import Outcome  # noqa: E402
-from cascade_batch.runners.ray_data import RayRunner  # noqa: E402
-from cascade_batch.spec import Spec, load_spec  # noqa: E402
+from cascade_batch.pipeline import sitting  # noqa: E402
+from cascade_batch.pipeline.runners.ray_data import RayRunner  # noqa: E402
+from cascade_batch.pipeline.sitting import Outcome  # noqa: E402
+from cascade_batch.settings import Spec, load_spec  # noqa: E402
 from cascade_batch.storage import Storage  # noqa: E402
 from jobs.bench.clocks import CpuClocks  # noqa: E402
 from jobs.bench.committing import commit_costs  # noqa: E402
@@ -49,7 +49,7 @@ def main() -> None:
         time_pools(Path(folder))
         spec = _spec(arguments, _prompts(Path(folder), arguments), uri)
         with CpuClocks(others) as clocks:
-            outcome = pipeline.render(spec, lambda: _runner(arguments), PlainObserver())
+            outcome = sitting.render(spec, lambda: _runner(arguments), PlainObserver())
             ended = time.time()
         c, ba = pool_times(Path(folder), "C"), pool_times(Path(folder), "BA")
         slower = max(c, ba, key=lambda pool: pool.busy / pool.actors)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.request import urlopen
 
-from cascade_batch.runners.ray_environment import prepare_own_cluster
+from cascade_batch.pipeline.runners.ray_environment import prepare_own_cluster
 
 prepare_own_cluster()
 
@@ -28,13 +28,13 @@ import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 from botocore.config import Config  # noqa: E402
 
-from cascade_batch import pipeline  # noqa: E402
 from cascade_batch.cli.showing import PlainObserver  # noqa: E402
-from cascade_batch.metrics import Progress  # noqa: E402
-from cascade_batch.opening import open_or_create  # noqa: E402
-from cascade_batch.spec import Spec, load_spec  # noqa: E402
+from cascade_batch.pipeline import sitting  # noqa: E402
+from cascade_batch.pipeline.creating import open_or_create  # noqa: E402
+from cascade_batch.pipeline.progress import Progress  # noqa: E402
+from cascade_batch.run import paths  # noqa: E402
+from cascade_batch.settings import Spec, load_spec  # noqa: E402
 from cascade_batch.storage import Storage  # noqa: E402
-from cascade_batch.stores import layout  # noqa: E402
 
 LIMIT_S = 20
 LEFT = 400
@@ -56,13 +56,13 @@ class Watching(PlainObserver):
 
 
 def many_shards(count: int) -> bool:
-    from cascade_batch.runners.ray_data import RayRunner
+    from cascade_batch.pipeline.runners.ray_data import RayRunner
     from jobs.bench.waiting import replace_pools
 
     replace_pools(0.0, 0.0)
     with tempfile.TemporaryDirectory() as folder:
         began, observer = time.monotonic(), Watching()
-        outcome = pipeline.render(_spec(Path(folder), count, f"{folder}/run"), RayRunner, observer)
+        outcome = sitting.render(_spec(Path(folder), count, f"{folder}/run"), RayRunner, observer)
         seconds = time.monotonic() - began
     first, last = observer.commits[0], observer.commits[-1]
     memory = observer.resident_mb
@@ -72,7 +72,7 @@ def many_shards(count: int) -> bool:
         f"driver {memory[0]:.0f} MB at the first commit, {max(memory):.0f} MB at most: "
         f"{(max(memory) - memory[0]) * 1024 / count:.1f} KB a shard"
     )
-    return outcome.state == pipeline.FINISHED
+    return outcome.state == sitting.FINISHED
 
 
 class Known(Exception):
@@ -118,7 +118,7 @@ def _know_what_is_left(spec: Spec) -> None:
         raise Known
 
     try:
-        pipeline.render(spec, make_runner, PlainObserver())
+        sitting.render(spec, make_runner, PlainObserver())
     except Known:
         return
 
@@ -129,7 +129,7 @@ def _bare_listing(uri: str, done: int) -> None:
     client = boto3.client(
         "s3", config=Config(signature_version="s3v4")
     )  # finds the server in the environment
-    for key in layout.shard_prefixes(f"{prefix}/{layout.MANIFEST}", range(done)):
+    for key in paths.shard_prefixes(f"{prefix}/{paths.MANIFEST}", range(done)):
         wanted = {"Bucket": bucket, "Prefix": key}
         with urlopen(client.generate_presigned_url("list_objects_v2", Params=wanted)) as answer:
             answer.read()
@@ -138,10 +138,10 @@ def _bare_listing(uri: str, done: int) -> None:
 def _put_objects(server, uri: str, folder: Path, done: int) -> None:
     """One byte under each name, by the server's own tool: quicker than a PUT for each, and listed alike."""
     source = folder / "run"
-    for name, shards in ((layout.MANIFEST, range(done)), (layout.EMBEDDINGS, range(done, done + LEFT // 2))):
+    for name, shards in ((paths.MANIFEST, range(done)), (paths.EMBEDDINGS, range(done, done + LEFT // 2))):
         (source / name).mkdir(parents=True)
         for shard in shards:
-            (source / name / f"{layout.shard_name(shard)}.parquet").write_bytes(b"x")
+            (source / name / f"{paths.shard_name(shard)}.parquet").write_bytes(b"x")
     binary, flags = (
         server.command[0],
         dict(re.findall(r"-(filer\.port(?:\.grpc)?)=(\d+)", " ".join(server.command))),

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from cascade_batch.runners import ray_data
+from cascade_batch.pipeline.runners import ray_data
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cascade_batch.models.kernels import linear
+from cascade_batch.engine.networks.kernels import linear
 
 Run = Callable[[], object]
 

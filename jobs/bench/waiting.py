@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from cascade_batch.batches import DecodedImages, DecoderBatch, PriorBatch, PriorImages
-from cascade_batch.geometry import embedding_side
-from cascade_batch.runners import ray_data
-from cascade_batch.runners.ray_data import PoolBA, PoolC, RayLedger
-from cascade_batch.runners.runner import Setup
-from cascade_batch.schemas import EMBEDDING_CHANNELS
+from cascade_batch.engine.batches import DecodedImages, DecoderBatch, PriorBatch, PriorImages
+from cascade_batch.model.geometry import embedding_side
+from cascade_batch.pipeline.runners import ray_data
+from cascade_batch.pipeline.runners.ray_data import PoolBA, PoolC, RayLedger
+from cascade_batch.pipeline.runners.runner import Setup
+from cascade_batch.run.schemas import EMBEDDING_CHANNELS
 
 POOLED = 8
 """Channels of the text states; nothing here reads them."""

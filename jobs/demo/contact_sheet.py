@@ -19,8 +19,8 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from cascade_batch.errors import CascadeError
+from cascade_batch.run.manifest import read_table
 from cascade_batch.storage import Storage
-from cascade_batch.stores.manifest import read_table
 
 WIDTH = 1500
 MARGIN, GAP = 40, 24

@@ -14,8 +14,8 @@ import pyarrow as pa
 from PIL import Image
 
 from cascade_batch.errors import PromptTableError
+from cascade_batch.run.manifest import read_table
 from cascade_batch.storage import Storage
-from cascade_batch.stores.manifest import read_table
 from jobs.evaluate.checker import Seen, look
 from jobs.evaluate.judging import Verdict, judge
 

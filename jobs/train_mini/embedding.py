@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cascade_batch.geometry import embedding_side
+from cascade_batch.model.geometry import embedding_side
 from jobs.train_mini.drawing import pattern_share, rgb, shape_distance
 from jobs.train_mini.world import SHAPES, Scene
 

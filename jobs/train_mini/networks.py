@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from transformers import CLIPTextModelWithProjection
 
-from cascade_batch.models.blocks import GlobalResponseNorm, TimestepBlock, TokenConv2d
-from cascade_batch.models.config import ATTENTION, RES, STAGE_A, STAGE_B, STAGE_C, TIME
-from cascade_batch.models.stage_a import MixingBlock, StageA
-from cascade_batch.models.stage_b import StageB
-from cascade_batch.models.stage_c import StageC
-from cascade_batch.models.text import build_text_tower
-from cascade_batch.models.unet import CascadeUNet
+from cascade_batch.engine.networks.blocks import GlobalResponseNorm, TimestepBlock, TokenConv2d
+from cascade_batch.engine.networks.stage_a import MixingBlock, StageA
+from cascade_batch.engine.networks.stage_b import StageB
+from cascade_batch.engine.networks.stage_c import StageC
+from cascade_batch.engine.networks.text import build_text_tower
+from cascade_batch.engine.networks.unet import CascadeUNet
+from cascade_batch.model.config import ATTENTION, RES, STAGE_A, STAGE_B, STAGE_C, TIME
 from jobs.model_folder import text_config
 from jobs.train_mini.tokenizer import LENGTH
 

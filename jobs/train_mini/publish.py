@@ -1,7 +1,7 @@
 """Write the trained stages as a model folder in the published layout, half precision.
 
-`python -m jobs.train_mini.publish --out build/mini --model cascade_batch/embedded/mini` takes the averaged weights of
-each stage, finished or not.
+`python -m jobs.train_mini.publish --out build/mini --model cascade_batch/weights/embedded/mini` takes the averaged
+weights of each stage, finished or not.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def publish(out: Path, model: Path) -> None:
 
 
 def world() -> dict:
-    """What `cascade_batch.worlds` warns by."""
+    """What `cascade_batch.plan.worlds` warns by."""
     shapes = sorted({*SHAPES, *(PLURALS.get(shape, shape + "s") for shape in SHAPES)})
     about = "flat shapes in plain colours, such as red circles and blue stars"
     return {"about": about, "words": sorted(KNOWN_WORDS), "nouns": shapes}
@@ -40,6 +40,6 @@ def world() -> dict:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/mini"))
-    parser.add_argument("--model", type=Path, default=Path("cascade_batch/embedded/mini"))
+    parser.add_argument("--model", type=Path, default=Path("cascade_batch/weights/embedded/mini"))
     arguments = parser.parse_args()
     publish(arguments.out, arguments.model)

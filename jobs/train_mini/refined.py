@@ -12,8 +12,8 @@ from random import Random
 import torch
 from torch import Tensor, nn
 
-from cascade_batch.devices import pick_device
-from cascade_batch.models.blocks import resize
+from cascade_batch.engine.devices import pick_device
+from cascade_batch.engine.networks.blocks import resize
 from jobs.train_mini.embedding import DEPTH, GRID, embed
 from jobs.train_mini.progress import averaged
 from jobs.train_mini.stage_b import StageBTraining

@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cascade_batch.devices import pick_device
-from cascade_batch.models.stage_a import StageA
+from cascade_batch.engine.devices import pick_device
+from cascade_batch.engine.networks.stage_a import StageA
 from jobs.train_mini.drawing import draw_at
 from jobs.train_mini.networks import MINI_STAGE_A, new_stage_a
 from jobs.train_mini.progress import averaged

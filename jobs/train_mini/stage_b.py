@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cascade_batch.devices import pick_device
-from cascade_batch.models.blocks import resize
-from cascade_batch.models.sampler import ImageNoise, denoise, generators_of
-from cascade_batch.models.schedule import make_schedule, signal_share, time_ratios
+from cascade_batch.engine.devices import pick_device
+from cascade_batch.engine.networks.blocks import resize
+from cascade_batch.engine.sampler import ImageNoise, denoise, generators_of
+from cascade_batch.engine.schedule import make_schedule, signal_share, time_ratios
 from jobs.train_mini.drawing import draw_at
 from jobs.train_mini.embedding import GRID, embed
 from jobs.train_mini.networks import TEXT_WIDTH, new_stage_b

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from cascade_batch.devices import pick_device
-from cascade_batch.geometry import embedding_side
-from cascade_batch.models.schedule import signal_share
-from cascade_batch.models.stage_c import StageC
-from cascade_batch.models.text import TextEncoder
+from cascade_batch.engine.devices import pick_device
+from cascade_batch.engine.networks.stage_c import StageC
+from cascade_batch.engine.networks.text import TextEncoder
+from cascade_batch.engine.schedule import signal_share
+from cascade_batch.model.geometry import embedding_side
 from jobs.train_mini.captions import caption
 from jobs.train_mini.embedding import embed
 from jobs.train_mini.networks import new_stage_c, new_text_tower

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cascade_batch.models.text import TextEncoder
+from cascade_batch.engine.networks.text import TextEncoder
 from jobs.train_mini.captions import caption
 from jobs.train_mini.networks import TEXT_WIDTH, new_text_tower
 from jobs.train_mini.progress import Journal

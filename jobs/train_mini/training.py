@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cascade_batch.models.unet import Prepared
+from cascade_batch.engine.networks.unet import Prepared
 from jobs.train_mini.progress import Average, Journal, optimizers, resume, save
 
 EVERY = 200

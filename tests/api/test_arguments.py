@@ -17,7 +17,7 @@ from diffusers import (
 from cascade_batch.api import Cascade, ImagesOutput, PriorOutput
 from cascade_batch.errors import CascadeError, SpecError
 from tests.api.test_parity import PROMPTS, randn
-from tests.models.oracle import generators
+from tests.engine.oracle import generators
 
 SMALL = {"height": 256, "width": 256}
 GIVEN: dict[str, dict[str, Any]] = {

@@ -13,9 +13,9 @@ import torch
 
 from cascade_batch.api import Cascade, ImagesOutput, PriorOutput
 from cascade_batch.errors import SpecError
-from cascade_batch.models.config import TINY_STAGE_C
+from cascade_batch.model.config import TINY_STAGE_C
 from tests.api.test_parity import PROMPTS, SIZE, picture, randn
-from tests.models.oracle import decoder_pipeline, generators, pair_c, prior_pipeline, relative_error
+from tests.engine.oracle import decoder_pipeline, generators, pair_c, prior_pipeline, relative_error
 from tests.whole_model import write_image_encoder
 
 STEPS = {"num_inference_steps": 2}

@@ -17,7 +17,7 @@ from PIL import Image
 
 from cascade_batch.api import Cascade, PriorOutput
 from tests.api.test_parity import PROMPTS, picture, randn
-from tests.models.oracle import decoder_pipeline, generators, prior_pipeline
+from tests.engine.oracle import decoder_pipeline, generators, prior_pipeline
 from tests.whole_model import write_model
 
 SMALL = {"height": 256, "width": 256}

@@ -14,7 +14,7 @@ from transformers import CLIPVisionModelWithProjection
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from cascade_batch.api import Cascade, ImagesOutput, PriorOutput
-from tests.models.oracle import decoder_pipeline, generators, prior_pipeline, relative_error
+from tests.engine.oracle import decoder_pipeline, generators, prior_pipeline, relative_error
 from tests.whole_model import VISION, write_image_encoder
 
 TOLERANCE = 5e-5

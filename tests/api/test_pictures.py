@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from cascade_batch.api import Cascade, PriorOutput
+from cascade_batch.engine.loading.checkpoints import load_effnet_encoder
 from cascade_batch.errors import SpecError
-from cascade_batch.models.checkpoints import load_effnet_encoder
 from tests.api.test_parity import picture
 from tests.whole_model import write_model
 

@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from cascade_batch.models import sampler
-from cascade_batch.models.stage_b import StageB
-from cascade_batch.models.text import TextEncoder, TextStates
-from cascade_batch.models.unet import Prepared
+from cascade_batch.engine import sampler
+from cascade_batch.engine.networks.stage_b import StageB
+from cascade_batch.engine.networks.text import TextEncoder, TextStates
+from cascade_batch.engine.networks.unet import Prepared
 from jobs.evaluate.prompts import SAMPLED
 from jobs.evaluate.score import as_text, score
 from tests.run.runs import DEFAULTS, render

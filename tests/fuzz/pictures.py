@@ -21,10 +21,10 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from cascade_batch import pictures
+from cascade_batch.engine import pictures
 from cascade_batch.errors import PictureError
+from tests.engine.pictures.scenes import PNG, encoded, exif_jpeg, grey_scene, png, png_chunk, scene
 from tests.fuzz.rare_formats import BEGINNINGS, rare_files
-from tests.pictures.scenes import PNG, encoded, exif_jpeg, grey_scene, png, png_chunk, scene
 
 MOST_PIXELS = 2**18
 """Larger ones are refused, so that an input costs a millisecond."""

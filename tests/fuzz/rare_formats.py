@@ -5,7 +5,7 @@ import struct
 import numpy as np
 from PIL import Image
 
-from tests.pictures.scenes import HEIGHT, WIDTH, encoded, grey_scene, scene
+from tests.engine.pictures.scenes import HEIGHT, WIDTH, encoded, grey_scene, scene
 
 SHADES = np.repeat(grey_scene()[..., None], 3, axis=-1)
 BEGINNINGS = (

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cascade_batch.errors import CascadeError
-from cascade_batch.plan import make_plan
+from cascade_batch.plan.planning import make_plan
 from cascade_batch.prompts import (
     PromptTable,
     check_carried,
@@ -28,8 +28,8 @@ from cascade_batch.prompts import (
     read_rows,
     rows_sha256,
 )
-from cascade_batch.schemas import MANIFEST_COLUMNS
-from cascade_batch.spec import PromptsSpec, RenderSpec, Spec
+from cascade_batch.run.schemas import MANIFEST_COLUMNS
+from cascade_batch.settings import PromptsSpec, RenderSpec, Spec
 from tests.fuzz.arrow_values import random_table
 
 DAMAGES_PER_TABLE = 12

@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from safetensors.torch import load, load_file, save_file
 
+from cascade_batch.engine.loading.checkpoints import load_stage_a, outline
 from cascade_batch.errors import CascadeError
-from cascade_batch.models.checkpoints import load_stage_a, outline
-from cascade_batch.models.config import _frozen
-from cascade_batch.spec import ModelSpec
+from cascade_batch.model.config import _frozen
+from cascade_batch.settings import ModelSpec
 from cascade_batch.storage import Storage
 from cascade_batch.weights import EMBEDDED, Part, locate
 from cascade_batch.weights.folders import folder_part
-from cascade_batch.weights.parts import CONFIG, read_config
-from cascade_batch.weights.settings import check_settings
+from cascade_batch.weights.part import CONFIG, read_config
+from cascade_batch.weights.published_settings import check_settings
 from cascade_batch.workers.parts import local_files
 from tests.weights.official import write_prior_repository
 

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascade_batch import cutting
-from cascade_batch.cutting import Limits, cut_file
 from cascade_batch.errors import PromptTableError
-from cascade_batch.plan import ImageGroup, Shard, make_plan
+from cascade_batch.plan import cutting
+from cascade_batch.plan.cutting import Limits, cut_file
+from cascade_batch.plan.planning import ImageGroup, make_plan
 from cascade_batch.prompts import identity
-from cascade_batch.schemas import PLAN
-from cascade_batch.spec import PoolSpec, PoolsSpec, RenderSpec, Spec
+from cascade_batch.run.schemas import PLAN
+from cascade_batch.run.shards import Shard
+from cascade_batch.settings import PoolSpec, PoolsSpec, RenderSpec, Spec
 from cascade_batch.storage import Storage
 from tests.prompts.writing import opened, planned, write
 

@@ -6,10 +6,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cascade_batch.plan import Plan, make_plan
+from cascade_batch.plan.planning import Plan, make_plan
 from cascade_batch.prompts import PromptTable, open_table
-from cascade_batch.schemas import MANIFEST_COLUMNS
-from cascade_batch.spec import PromptsSpec, ShardsSpec, Spec
+from cascade_batch.run.schemas import MANIFEST_COLUMNS
+from cascade_batch.settings import PromptsSpec, ShardsSpec, Spec
 from cascade_batch.storage import Storage
 
 

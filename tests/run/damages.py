@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cascade_batch.run import parquet, paths
+from cascade_batch.run.manifest import read_manifest
 from cascade_batch.storage import Storage
-from cascade_batch.stores import layout, parquet
-from cascade_batch.stores.manifest import read_manifest
 
 SHARDS = 13
 FAILED = SHARDS - 1
@@ -24,7 +24,7 @@ def copied(source: str, target: str) -> str:
 
 
 def pictures(storage: Storage, shard: int) -> list[str]:
-    return [info.key for info in storage.list(f"{layout.IMAGES}{layout.shard_name(shard)}/")]
+    return [info.key for info in storage.list(f"{paths.IMAGES}{paths.shard_name(shard)}/")]
 
 
 def flip(storage: Storage, key: str, position: int) -> None:
@@ -43,7 +43,7 @@ def rewrite(storage: Storage, shard: int, /, **columns: list) -> None:
     for name, values in columns.items():
         field = table.schema.field(name)
         table = table.set_column(table.schema.get_field_index(name), field, pa.array(values, field.type))
-    storage.put(layout.manifest_key(shard), parquet.to_bytes(table))
+    storage.put(paths.manifest_key(shard), parquet.to_bytes(table))
 
 
 def picture_deleted(storage: Storage, shard: int) -> Found:
@@ -73,12 +73,12 @@ def pictures_swapped(storage: Storage, shard: int) -> Found:
 
 
 def embedding_deleted(storage: Storage, shard: int) -> Found:
-    storage.delete(layout.embeddings_key(shard))
-    return {("missing", layout.embeddings_key(shard))}
+    storage.delete(paths.embeddings_key(shard))
+    return {("missing", paths.embeddings_key(shard))}
 
 
 def embedding_flipped(storage: Storage, shard: int) -> Found:
-    key = layout.embeddings_key(shard)
+    key = paths.embeddings_key(shard)
     with storage.open(key) as file:
         column = pq.read_metadata(file).row_group(0).column(1)
     assert column.path_in_schema.startswith("embedding")
@@ -87,19 +87,19 @@ def embedding_flipped(storage: Storage, shard: int) -> Found:
 
 
 def embedding_truncated(storage: Storage, shard: int) -> Found:
-    truncate(storage, layout.embeddings_key(shard))
-    return {("damaged", layout.embeddings_key(shard))}
+    truncate(storage, paths.embeddings_key(shard))
+    return {("damaged", paths.embeddings_key(shard))}
 
 
 def embedding_of_another_shard(storage: Storage, shard: int) -> Found:
-    key = layout.embeddings_key(shard)
-    storage.put(key, storage.read(layout.embeddings_key(FAILED - 1)))
+    key = paths.embeddings_key(shard)
+    storage.put(key, storage.read(paths.embeddings_key(FAILED - 1)))
     return {("inconsistent", key)}
 
 
 def manifest_truncated(storage: Storage, shard: int) -> Found:
-    truncate(storage, layout.manifest_key(shard))
-    return {("damaged", layout.manifest_key(shard))}
+    truncate(storage, paths.manifest_key(shard))
+    return {("damaged", paths.manifest_key(shard))}
 
 
 def manifest_and_picture(storage: Storage, shard: int) -> Found:
@@ -108,13 +108,13 @@ def manifest_and_picture(storage: Storage, shard: int) -> Found:
 
 
 def manifest_of_another_shard(storage: Storage, shard: int) -> Found:
-    key = layout.manifest_key(shard)
-    storage.put(key, storage.read(layout.manifest_key(FAILED - 1)))
+    key = paths.manifest_key(shard)
+    storage.put(key, storage.read(paths.manifest_key(FAILED - 1)))
     return {("inconsistent", key)}
 
 
 def rows_lost(storage: Storage, shard: int) -> Found:
-    key = layout.manifest_key(shard)
+    key = paths.manifest_key(shard)
     storage.put(key, parquet.to_bytes(read_manifest(storage, shard).slice(1)))
     return {("inconsistent", key)}
 

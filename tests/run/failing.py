@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pytest
 
-from cascade_batch import heartbeat
+from cascade_batch.run import heartbeat
 from cascade_batch.storage import Storage, failures
 from cascade_batch.workers import committing
 

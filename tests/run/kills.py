@@ -17,8 +17,8 @@ from pathlib import Path
 
 import psutil
 
+from cascade_batch.run import paths
 from cascade_batch.storage import Storage
-from cascade_batch.stores import layout
 from tests.patience import PATIENCE_S, wait_until
 from tests.run.runs import QUICK, contents, differences, manifest_of, write_prompts
 
@@ -26,7 +26,7 @@ PROGRAM = [sys.executable, "-c", "from cascade_batch.cli import entry; entry()"]
 PAUSING = [
     sys.executable,
     "-c",
-    "import time; from cascade_batch.cli import entry; from cascade_batch.metrics import Progress; "
+    "import time; from cascade_batch.cli import entry; from cascade_batch.pipeline.progress import Progress; "
     "add = Progress.add; Progress.add = lambda *shard: (add(*shard), time.sleep(60)); entry()",
 ]
 """Rests after each shard that it has committed, so that it is never over before whoever watches it has acted."""
@@ -189,11 +189,11 @@ def _sleep_or_end(driver: Driver, seconds: float) -> None:
 
 
 def _commits(storage: Storage) -> int:
-    return len(storage.list(layout.EMBEDDINGS)) + len(storage.list(layout.MANIFEST))
+    return len(storage.list(paths.EMBEDDINGS)) + len(storage.list(paths.MANIFEST))
 
 
 def _progress(out: str) -> str:
     storage = Storage(out)
-    counts = {name: len(storage.list(name)) for name in (layout.EMBEDDINGS, layout.IMAGES, layout.MANIFEST)}
-    records = [name for name in (layout.RUN, layout.PLAN, layout.WEIGHTS) if storage.exists(name)]
+    counts = {name: len(storage.list(name)) for name in (paths.EMBEDDINGS, paths.IMAGES, paths.MANIFEST)}
+    records = [name for name in (paths.RUN, paths.PLAN, paths.WEIGHTS) if storage.exists(name)]
     return ", ".join([*records, *(f"{count} {name[:-1]}" for name, count in counts.items())])

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from cascade_batch.cascade import Decoder, Prior
+from cascade_batch.engine.decoder import Decoder
+from cascade_batch.engine.prior import Prior
 
 _loaded: dict[tuple, Any] = {}
 _answers: dict[tuple, Any] = {}

@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cascade_batch.cli import main
-from cascade_batch.opening import open_existing
 from cascade_batch.prompts import rows
-from cascade_batch.schemas import MEASURED
+from cascade_batch.run import paths
+from cascade_batch.run.embeddings import embedding_arrays, read_embeddings
+from cascade_batch.run.manifest import committed_shards, read_manifests, read_table
+from cascade_batch.run.run import open_existing
+from cascade_batch.run.schemas import MEASURED
 from cascade_batch.storage import Storage
-from cascade_batch.stores import layout
-from cascade_batch.stores.embeddings import embedding_arrays, read_embeddings
-from cascade_batch.stores.manifest import committed_shards, read_manifests, read_table
 from cascade_batch.workers import committing, context
 
 QUICK = [
@@ -71,7 +71,7 @@ def contents(uri: str) -> dict[str, object]:
     storage = Storage(uri)
     found: dict[str, object] = {}
     for info in storage.list():
-        if info.key.startswith((layout.IMAGES, layout.NUMERICS)) or info.key == layout.WEIGHTS:
+        if info.key.startswith((paths.IMAGES, paths.NUMERICS)) or info.key == paths.WEIGHTS:
             found[info.key] = hashlib.sha256(storage.read(info.key)).hexdigest()
         else:
             found[info.key] = "present"

@@ -13,11 +13,11 @@ import pytest
 import ray
 from ray._private import state
 
-from cascade_batch import pipeline
 from cascade_batch.errors import WeightsError
-from cascade_batch.runners import ray_data
-from cascade_batch.runners.ray_data import PoolBA, PoolC, RayLedger
-from cascade_batch.runners.runner import Setup
+from cascade_batch.pipeline import sitting
+from cascade_batch.pipeline.runners import ray_data
+from cascade_batch.pipeline.runners.ray_data import PoolBA, PoolC, RayLedger
+from cascade_batch.pipeline.runners.runner import Setup
 from tests.run.runs import render, write_prompts
 
 CPU_POOLS = ("--c-gpus=0", "--ba-gpus=0")
@@ -111,13 +111,13 @@ def too_many_failed(tmp_path: Path, patch: pytest.MonkeyPatch) -> int:
 
 def interrupted(tmp_path: Path, patch: pytest.MonkeyPatch) -> int:
     patch.setattr(ray_data, "PoolC", EndlessPoolC)
-    add = pipeline.Progress.add
+    add = sitting.Progress.add
 
     def add_and_interrupt(progress: Any, data: Any) -> None:
         add(progress, data)
         threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
 
-    patch.setattr(pipeline.Progress, "add", add_and_interrupt)
+    patch.setattr(sitting.Progress, "add", add_and_interrupt)
     return render(write_prompts(tmp_path, 6), str(tmp_path / "run"), *CPU_POOLS, runner="ray")
 
 
@@ -127,7 +127,7 @@ def driver_at_fault(tmp_path: Path, patch: pytest.MonkeyPatch) -> int:
     def fail(*_: Any) -> None:
         raise ZeroDivisionError("a fault of the driver's own")
 
-    patch.setattr(pipeline.Progress, "add", fail)
+    patch.setattr(sitting.Progress, "add", fail)
     with pytest.raises(ZeroDivisionError) as kept:
         render(write_prompts(tmp_path, 6), str(tmp_path / "run"), *CPU_POOLS, runner="ray")
     check_all_gone()  # while the traceback, and every frame in it, is still held

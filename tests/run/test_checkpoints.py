@@ -14,9 +14,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from cascade_batch.cli import main
+from cascade_batch.engine.loading.checkpoints import (
+    load_stage_a,
+    load_stage_b,
+    load_stage_c,
+    load_text_encoder,
+)
 from cascade_batch.errors import WeightsError
-from cascade_batch.models.checkpoints import load_stage_a, load_stage_b, load_stage_c, load_text_encoder
-from cascade_batch.spec import ModelSpec
+from cascade_batch.settings import ModelSpec
 from cascade_batch.weights import EMBEDDED
 from cascade_batch.workers.parts import load_parts, weight_digests
 from tests.patience import PATIENCE_S
@@ -198,7 +203,7 @@ def test_loading_asks_nothing_of_any_network(tmp_path: Path) -> None:
         "def refuse(*_, **__): raise OSError('no network here')\n"
         "socket.socket.connect = socket.create_connection = refuse\n"
         "from tests.run.test_checkpoints import LOAD, load_all\n"
-        "from cascade_batch.spec import ModelSpec\n"
+        "from cascade_batch.settings import ModelSpec\n"
         "from cascade_batch.workers.parts import weight_digests\n"
         f"spec = ModelSpec(name={str(EMBEDDED / 'tiny')!r})\n"
         "load_all(spec, weight_digests(spec))\n"

@@ -12,9 +12,9 @@ import pytest
 
 from cascade_batch.cli import main
 from cascade_batch.cli.arguments import SPEC_FLAGS, build_parser
-from cascade_batch.schemas import ERROR_CODES, MANIFEST
+from cascade_batch.run import paths
+from cascade_batch.run.schemas import ERROR_CODES, MANIFEST
 from cascade_batch.storage import Storage
-from cascade_batch.stores import layout
 from tests.patience import PATIENCE_S
 from tests.run.runs import QUICK, render, write_prompts
 
@@ -55,7 +55,7 @@ def test_manifest_columns_and_error_codes_are_frozen() -> None:
 
 
 def test_every_flag_names_a_key_of_the_spec() -> None:
-    from cascade_batch.spec import Spec
+    from cascade_batch.settings import Spec
 
     for key in SPEC_FLAGS.values():
         node = Spec()
@@ -188,18 +188,18 @@ def test_status_counts_by_names_and_reads_rows_only_when_told(
     prompts = write_prompts(tmp_path, 5, prompt=["red", None, "blue", "green", "black"])
     assert render(prompts, store) == 0
     storage = Storage(store)
-    storage.delete(layout.manifest_key(2))
+    storage.delete(paths.manifest_key(2))
     capsys.readouterr()
     assert main(["status", store, "--rows"]) == 0
     assert "failed  null_prompt 1" in capsys.readouterr().out
-    storage.put(layout.manifest_key(0), b"no manifest that could be read")
+    storage.put(paths.manifest_key(0), b"no manifest that could be read")
     assert main(["status", store]) == 0
     text = capsys.readouterr().out
     assert "images  4 of 5 done" in text
     assert "shards  2 of 3 done, 3 with embeddings" in text
     assert f"failed  not counted; cascade-batch status --rows {store}" in text
     assert main(["status", store, "--rows"]) == 1
-    assert layout.manifest_key(0) in capsys.readouterr().err
+    assert paths.manifest_key(0) in capsys.readouterr().err
 
 
 def test_status_of_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

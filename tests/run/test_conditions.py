@@ -20,8 +20,8 @@ from PIL import Image
 from cascade_batch.api import Cascade, ImagesOutput
 from cascade_batch.cli import main
 from cascade_batch.prompts import CONDITIONS
+from cascade_batch.run import paths
 from cascade_batch.storage import Storage
-from cascade_batch.stores import layout
 from tests.patience import wait_until
 from tests.run.kills import PAUSING, Driver
 from tests.run.runs import contents, differences, manifest_of, render
@@ -193,9 +193,9 @@ def test_every_column_killed_resumed_and_equal_to_calls_in_python(
     )
     assert render(prompts, str(whole), settings=flags(model)) == 0
     driver = Driver.start(prompts, str(killed), tmp_path / "log", *flags(model), program=PAUSING)
-    wait_until(lambda: list(killed.glob(f"{layout.MANIFEST}/*.parquet")) or driver.process.poll() is not None)
+    wait_until(lambda: list(killed.glob(f"{paths.MANIFEST}/*.parquet")) or driver.process.poll() is not None)
     assert driver.kill(), (tmp_path / "log").read_text()
-    assert len(list(killed.glob(f"{layout.MANIFEST}/*.parquet"))) < 4
+    assert len(list(killed.glob(f"{paths.MANIFEST}/*.parquet"))) < 4
     assert render(prompts, str(killed), settings=flags(model)) == 0
     assert differences(contents(str(killed)), contents(str(whole))) == []
     assert main(["verify", str(killed)]) == 0
@@ -364,7 +364,7 @@ def test_a_part_that_the_table_needs_is_asked_for_before_anything_is_spent(
     prompts = write_table(tmp_path / "prompts.parquet", [{"prompt": "a red circle", column: png(picture(1))}])
     assert render(prompts, str(tmp_path / "run")) == 2
     assert f"model.{part}" in capsys.readouterr().err
-    assert not Storage(str(tmp_path / "run")).exists(layout.RUN)
+    assert not Storage(str(tmp_path / "run")).exists(paths.RUN)
     source = f"--column=source_{column}={column}"  # carried, it conditions nothing
     assert render(prompts, str(tmp_path / "run"), source) == 0
     assert manifest_of(str(tmp_path / "run"))[f"source_{column}"].to_pylist() == [png(picture(1))]

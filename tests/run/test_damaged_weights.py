@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from cascade_batch.cli import main
-from cascade_batch.models.stored import shapes_of
+from cascade_batch.engine.loading.stored import shapes_of
+from cascade_batch.run import paths
 from cascade_batch.storage import Storage
-from cascade_batch.stores import layout
-from tests.models.torchvision_effnet import seeded
+from tests.engine.torchvision_effnet import seeded
 from tests.run.runs import QUICK, render, write_prompts
 from tests.whole_model import control_net, write_model
 
@@ -202,9 +202,9 @@ def test_nothing_is_rendered_with_damaged_weights(
 
 def assert_nothing_rendered(run: Path) -> None:
     storage = Storage(str(run))
-    assert not [info.key for info in storage.list(layout.EMBEDDINGS)]
-    assert not storage.exists(layout.WEIGHTS)
-    assert not storage.exists(layout.OUTCOME)
+    assert not [info.key for info in storage.list(paths.EMBEDDINGS)]
+    assert not storage.exists(paths.WEIGHTS)
+    assert not storage.exists(paths.OUTCOME)
 
 
 def test_whole_weights_pass(model: Path, tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageFont, ImageOps
 
-from cascade_batch import weights, worlds
-from cascade_batch.spec import ModelSpec
+from cascade_batch import weights
+from cascade_batch.plan import worlds
+from cascade_batch.settings import ModelSpec
 from jobs.demo import contact_sheet, make_prompts
 from jobs.demo.contact_sheet import GAP, LINE, LINES, MARGIN, TEXT_SIZE, WIDTH, wrapped
 from tests.run.runs import manifest_of, render, write_prompts

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from cascade_batch.runners import local
+from cascade_batch.pipeline.runners import local
+from cascade_batch.run import paths
+from cascade_batch.run.embeddings import committed_embeddings
+from cascade_batch.run.images import ImageFile, commit_image, encode_png
+from cascade_batch.run.manifest import committed_shards
 from cascade_batch.storage import Storage
-from cascade_batch.stores import layout
-from cascade_batch.stores.embeddings import committed_embeddings
-from cascade_batch.stores.images import ImageFile, commit_image, encode_png
-from cascade_batch.stores.manifest import committed_shards
 from cascade_batch.workers import committing
 from cascade_batch.workers.context import RunRef
 from cascade_batch.workers.shards import ShardData
@@ -114,7 +114,7 @@ def manifest_before_images(monkeypatch: pytest.MonkeyPatch) -> None:
         later.append(lambda: commit_image(storage, shard, image_id, pixels, level))
         png = encode_png(pixels, level)
         hashes = [hashlib.sha256(data).hexdigest() for data in (png, pixels.tobytes())]
-        return ImageFile(layout.image_key(shard, image_id), len(png), *hashes)
+        return ImageFile(paths.image_key(shard, image_id), len(png), *hashes)
 
     def commit_images(data: ShardData, ref: RunRef) -> ShardData:
         done = committing.commit_images(data, ref)
@@ -127,11 +127,11 @@ def manifest_before_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def embeddings_of_another_shard(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = layout.embeddings_key
+    real = paths.embeddings_key
 
     def commit_embeddings(data: ShardData, ref: RunRef) -> ShardData:
         with pytest.MonkeyPatch.context() as swap:
-            swap.setattr(layout, "embeddings_key", lambda shard: real(1 - shard))
+            swap.setattr(paths, "embeddings_key", lambda shard: real(1 - shard))
             return committing.commit_embeddings(data, ref)
 
     monkeypatch.setattr(local, "commit_embeddings", commit_embeddings)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import ray
 
+from cascade_batch.run import paths
 from cascade_batch.storage import Storage, failures, remote
-from cascade_batch.stores import layout
 from tests.run.runs import contents, differences, manifest_of, render, write_prompts
 from tests.servers import S3Server
 from tests.storage.proxy import Proxy, at_random
@@ -81,7 +81,7 @@ def check(
         behind.setenv("AWS_ENDPOINT_URL", proxy.url)
         assert render(prompts, f"{root}/behind", *FAST, runner=runner) == 0, capsys.readouterr()
     assert differences(contents(f"{root}/behind"), whole) == []
-    outcome = json.loads(Storage(f"{root}/behind").read(layout.OUTCOME))
+    outcome = json.loads(Storage(f"{root}/behind").read(paths.OUTCOME))
     told = capsys.readouterr()
     failed, sent = proxy.done.total(), len(proxy.requests)
     assert 0.2 < failed / sent < 0.4

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cascade_batch.cli import main
+from cascade_batch.run.embeddings import embedding_arrays, read_embeddings
 from cascade_batch.storage import Storage
-from cascade_batch.stores.embeddings import embedding_arrays, read_embeddings
 from tests.run.runs import render
 
 STORED = Path(__file__).parent / "format_2"

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from cascade_batch.metrics import Progress
+from cascade_batch.pipeline.progress import Progress
 from cascade_batch.workers.shards import ShardData, Ticket
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from cascade_batch.cli import main
 from cascade_batch.prompts.encodings import decoded
+from cascade_batch.run.manifest import read_table
 from cascade_batch.storage import Storage
-from cascade_batch.stores.manifest import read_table
 from tests.run.runs import QUICK, manifest_of, render, write_prompts
 
 EVIL_IDS = ["../../etc/passwd", "a/b\\c", "nul\0nul", "x" * 1000, "snow ☃ 雪", "", ".tmp~1", "CON", "a b?#%&"]

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from cascade_batch.api import Cascade
-from tests.pictures.scenes import encoded, exif_jpeg, grey_scene, png, png_chunk, scene
+from tests.engine.pictures.scenes import encoded, exif_jpeg, grey_scene, png, png_chunk, scene
 from tests.run.runs import manifest_of, render
 from tests.run.test_conditions import STEPS, called_alone, flags, write_table
 from tests.whole_model import write_model

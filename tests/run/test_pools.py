@@ -3,8 +3,8 @@
 import pytest
 
 from cascade_batch.errors import SpecError
-from cascade_batch.runners.pools import Node, Pools, best_split, size_pools
-from cascade_batch.spec import load_spec
+from cascade_batch.plan.pools import Node, Pools, best_split, size_pools
+from cascade_batch.settings import load_spec
 
 SHARE_C = 0.72
 

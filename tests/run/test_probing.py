@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from cascade_batch.batches import DecodedImages, DecoderBatch, PriorBatch
-from cascade_batch.cascade import Decoder, Prior
 from cascade_batch.cli import main
+from cascade_batch.engine.batches import DecodedImages, DecoderBatch, PriorBatch
+from cascade_batch.engine.decoder import Decoder
+from cascade_batch.engine.prior import Prior
 from cascade_batch.errors import SpecError
-from cascade_batch.fixing import settled
-from cascade_batch.loads import SizeLoad, loads_of, most_frequent
-from cascade_batch.spec import DtypeSpec, load_spec
+from cascade_batch.pipeline.pinning import settled
+from cascade_batch.run.loads import SizeLoad, loads_of, most_frequent
+from cascade_batch.settings import DtypeSpec, load_spec
 from cascade_batch.storage import Storage
 from cascade_batch.workers import probing
 from cascade_batch.workers.batch_sizes import BatchSizes, Probe, choose

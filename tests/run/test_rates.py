@@ -7,12 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from cascade_batch.cli import main
-from cascade_batch.plan import ImageGroup
-from cascade_batch.rates import measured_in
-from cascade_batch.runners.local import LocalRunner
-from cascade_batch.runners.pools import Pools
+from cascade_batch.pipeline.rates import measured_in
+from cascade_batch.pipeline.runners.local import LocalRunner
+from cascade_batch.plan.planning import ImageGroup
+from cascade_batch.plan.pools import Pools
+from cascade_batch.run import paths
 from cascade_batch.storage import Storage
-from cascade_batch.stores import layout
 from tests.run.runs import QUICK, render, write_prompts
 
 
@@ -22,7 +22,7 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("earlier")
     prompts, out = write_prompts(folder, 6), str(folder / "run")
     assert render(prompts, out) == 0
-    for key in [info.key for info in Storage(out).list(layout.MANIFEST)]:
+    for key in [info.key for info in Storage(out).list(paths.MANIFEST)]:
         table = pq.read_table(f"{out}/{key}")
         for name, seconds in (("stage_c_seconds", 3.0), ("stage_ba_seconds", 1.0)):
             column = table.schema.get_field_index(name)
@@ -78,7 +78,7 @@ def test_rates_are_means_over_a_sample_of_the_shards(
     assert measured.groups == {ImageGroup(256, 256, 2, True, 2, False): 6}
     assert measured.devices == (("cpu",), ("cpu",))
     assert (measured.rates().c.seconds, measured.rates().share_c) == (3.0, 0.75)
-    monkeypatch.setattr("cascade_batch.rates.SHARDS", 2)
+    monkeypatch.setattr("cascade_batch.pipeline.rates.SHARDS", 2)
     assert sum(measured_in(out).groups.values()) == 4, "two of the three shards"
 
 

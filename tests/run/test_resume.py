@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cascade_batch import pipeline, weights
+from cascade_batch import weights
+from cascade_batch.pipeline import sitting
+from cascade_batch.run import paths
 from cascade_batch.storage import Storage
-from cascade_batch.stores import layout
 from tests.patience import PATIENCE_S, wait_until
 from tests.run.failing import Died, Writes, failing_writes
 from tests.run.kills import FAST, PAUSING, Driver
@@ -84,10 +85,10 @@ def test_other_numerics_are_refused_by_name(
     begun: tuple[Path, str], pool: str, key: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prompts, out = begun
-    before = objects(out, layout.DRIVER)
+    before = objects(out, paths.DRIVER)
     assert render(prompts, out, *FAST, f"--set=pools.{pool}.{key}=3") == 2
     assert f"pools.{pool}.{key} was fixed" in capsys.readouterr().err
-    assert objects(out, layout.DRIVER) == before
+    assert objects(out, paths.DRIVER) == before
 
 
 def test_pool_sizes_limits_log_and_the_tables_place_may_change(
@@ -129,12 +130,12 @@ def test_a_row_changed_behind_an_equal_footer_is_refused(
     data = prompts.read_bytes()
     assert data.count(b"yellow circle") == 1
     prompts.write_bytes(data.replace(b"yellow circle", b"violet circle"))
-    before = objects(out, layout.DRIVER, layout.OUTCOME)
+    before = objects(out, paths.DRIVER, paths.OUTCOME)
     assert render(prompts, out, *FAST) == 1
     printed = capsys.readouterr()
     assert "table_changed" in printed.out
     assert "shard 1" in printed.out
-    assert objects(out, layout.DRIVER, layout.OUTCOME) == before
+    assert objects(out, paths.DRIVER, paths.OUTCOME) == before
     prompts.write_bytes(data)
     assert render(prompts, out, *FAST) == 0
 
@@ -145,7 +146,7 @@ def test_changed_weights_are_refused_by_part(
     prompts, out = write_prompts(tmp_path, 4), str(tmp_path / "run")
     model = Path(shutil.copytree(weights.EMBEDDED / "tiny", tmp_path / "model"))
     die_at(prompts, out, "images/shard-00000001", f"--model={model}")
-    before = objects(out, layout.DRIVER)
+    before = objects(out, paths.DRIVER)
     file = next((model / "vqgan").glob("*.safetensors"))
     (model / "vqgan" / "SHA256SUMS").unlink()  # weights that changed together with their checksums
     data = bytearray(file.read_bytes())
@@ -153,7 +154,7 @@ def test_changed_weights_are_refused_by_part(
     file.write_bytes(data)
     assert render(prompts, out, *FAST, f"--model={model}") == 2
     assert "stage_a" in capsys.readouterr().err
-    assert objects(out, layout.DRIVER) == before
+    assert objects(out, paths.DRIVER) == before
 
 
 HEAVY = ("torch", "ray", "transformers")
@@ -163,7 +164,7 @@ HEAVY = ("torch", "ray", "transformers")
 def test_a_finished_run_starts_nothing_heavy(asked: Asked, tmp_path: Path, flags: tuple[str, ...]) -> None:
     prompts, out = write_prompts(tmp_path, 2), str(tmp_path / "run")
     assert render(prompts, out, *FAST) == 0
-    before = objects(out, layout.OUTCOME)
+    before = objects(out, paths.OUTCOME)
     command = ["render", str(prompts), "--out", out, "--runner", "ray", *QUICK, *FAST, *flags]
     program = (
         "import sys; from cascade_batch.cli import main; code = main(sys.argv[1:]); "
@@ -174,15 +175,15 @@ def test_a_finished_run_starts_nothing_heavy(asked: Asked, tmp_path: Path, flags
     )
     assert ended.returncode == 0, ended.stderr
     assert "heavy []" in ended.stdout
-    assert objects(out, layout.OUTCOME) == before
+    assert objects(out, paths.OUTCOME) == before
 
 
 def once_loading(out: Path) -> bool:
-    return (out / layout.WEIGHTS).exists()
+    return (out / paths.WEIGHTS).exists()
 
 
 def once_rendering(out: Path) -> bool:
-    return any((out / layout.MANIFEST).glob("*.parquet"))
+    return any((out / paths.MANIFEST).glob("*.parquet"))
 
 
 @pytest.mark.parametrize("moment", [once_loading, once_rendering])
@@ -194,12 +195,12 @@ def test_sigterm_ends_a_sitting_politely(tmp_path: Path, moment: Callable[[Path]
     driver.process.send_signal(signal.SIGTERM)
     assert driver.wait() == 130, driver.log.read_text()
     assert time.monotonic() - sent < 30
-    outcome, printed = json.loads((out / layout.OUTCOME).read_text()), driver.log.read_text()
+    outcome, printed = json.loads((out / paths.OUTCOME).read_text()), driver.log.read_text()
     assert outcome["state"] == "interrupted"
-    assert outcome["shards_undone"] == 6 - len(list((out / layout.MANIFEST).glob("*.parquet")))
+    assert outcome["shards_undone"] == 6 - len(list((out / paths.MANIFEST).glob("*.parquet")))
     assert "goes on where it stopped" in printed
     assert "Traceback" not in printed
-    assert json.loads((out / layout.DRIVER).read_text())["stopped"] is True
+    assert json.loads((out / paths.DRIVER).read_text())["stopped"] is True
     assert render(prompts, str(out), *FAST) == 0
     assert manifest_of(str(out)).num_rows == 12
 
@@ -213,9 +214,9 @@ def test_sigterm_while_the_table_is_written_ends_a_sitting_politely(
         os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "write_table", interrupted)
+        patch.setattr(sitting, "write_table", interrupted)
         assert render(prompts, out) == 130
-    outcome = json.loads((tmp_path / "run" / layout.OUTCOME).read_text())
+    outcome = json.loads((tmp_path / "run" / paths.OUTCOME).read_text())
     assert (outcome["state"], outcome["images_done"]) == ("interrupted", 4)
     assert render(prompts, out) == 0
-    assert len(list((tmp_path / "run" / layout.TABLE).rglob("*.parquet"))) == 1
+    assert len(list((tmp_path / "run" / paths.TABLE).rglob("*.parquet"))) == 1

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cascade_batch import cascade
-from cascade_batch.batches import DecodedImages, DecoderBatch, PriorBatch, PriorImages
+from cascade_batch.engine.batches import DecodedImages, DecoderBatch, PriorBatch, PriorImages
+from cascade_batch.engine.decoder import Decoder
+from cascade_batch.engine.prior import Prior
+from cascade_batch.run import paths
+from cascade_batch.run.embeddings import read_embeddings
+from cascade_batch.run.manifest import committed_shards
 from cascade_batch.storage import Storage
-from cascade_batch.stores import layout
-from cascade_batch.stores.embeddings import read_embeddings
-from cascade_batch.stores.manifest import committed_shards
 from tests.run.failing import Died, Failure, Way, Writes, failing_writes
 from tests.run.remembered import Asked, remember
 from tests.run.runs import contents, differences, manifest_of, render, write_prompts
@@ -56,7 +57,7 @@ def render_with_faults(prompts: Path, out: str, *flags: str, code: int = 0) -> N
 
 
 def break_networks(patch: pytest.MonkeyPatch) -> None:
-    prior, decoder = cascade.Prior.render, cascade.Decoder.render
+    prior, decoder = Prior.render, Decoder.render
 
     def nan_for_the_cursed(engine: Any, batch: PriorBatch) -> PriorImages:
         images = prior(engine, batch)
@@ -68,8 +69,8 @@ def break_networks(patch: pytest.MonkeyPatch) -> None:
         flat = np.array([seed == SEEDS[FLAT] for seed in batch.seeds])
         return replaced(images, pixels=np.where(flat[:, None, None, None], np.uint8(7), images.pixels))
 
-    patch.setattr(cascade.Prior, "render", nan_for_the_cursed)
-    patch.setattr(cascade.Decoder, "render", one_colour)
+    patch.setattr(Prior, "render", nan_for_the_cursed)
+    patch.setattr(Decoder, "render", one_colour)
 
 
 def replaced(images: Any, **arrays: np.ndarray) -> Any:
@@ -88,7 +89,7 @@ def test_every_fault_fails_its_row_alone(faulty: str) -> None:
 def test_only_failed_rows_change_and_end_as_if_they_had_never_failed(
     faulty: str, wanted: dict, prompts: Path, asked: Asked
 ) -> None:
-    before, images = manifest_of(faulty).to_pylist(), stored(faulty, layout.IMAGES)
+    before, images = manifest_of(faulty).to_pylist(), stored(faulty, paths.IMAGES)
     embedded = {shard: read_embeddings(Storage(faulty), shard).to_pylist() for shard in range(3)}
     asked.clear()
     assert render(prompts, faulty, *FAST, "--retry-failed") == 0
@@ -97,7 +98,7 @@ def test_only_failed_rows_change_and_end_as_if_they_had_never_failed(
     after = manifest_of(faulty).to_pylist()
     assert [i for i in range(6) if after[i] != before[i]] == [NAN, 3, FLAT]
     assert [row["attempts"] for row in after] == [1, 2, 1, 2, 2, 1]
-    assert images.items() <= stored(faulty, layout.IMAGES).items()
+    assert images.items() <= stored(faulty, paths.IMAGES).items()
     kept = {shard: read_embeddings(Storage(faulty), shard).to_pylist() for shard in range(3)}
     assert kept[0][0] == embedded[0][0]
     assert (kept[1][0], kept[2]) == (embedded[1][0], embedded[2])
@@ -160,20 +161,20 @@ def retry(prompts: Path, out: str, writes: Writes) -> int | None:
 def test_a_finished_run_counts_the_failed_rows_of_all_sittings(prompts: Path, store: str) -> None:
     render_with_faults(prompts, store)
     storage = Storage(store)
-    last = layout.manifest_key(max(committed_shards(storage)))
-    for key in (last, layout.OUTCOME):  # as if the driver had been killed before its last commit
+    last = paths.manifest_key(max(committed_shards(storage)))
+    for key in (last, paths.OUTCOME):  # as if the driver had been killed before its last commit
         storage.delete(key)
     for _ in ("the last shard is rendered", "nothing is left to do"):
         assert render(prompts, store, *FAST) == 0
         failed = [code for code in codes(store) if code]
-        assert json.loads(storage.read(layout.OUTCOME))["failed_rows"] == len(failed) > 0
+        assert json.loads(storage.read(paths.OUTCOME))["failed_rows"] == len(failed) > 0
 
 
 def test_the_limit_of_failed_rows_counts_all_sittings(wanted: dict, prompts: Path, store: str) -> None:
     """Three rows fail, one in each shard; with two allowed the third shard is still rendered, with one not."""
     render_with_faults(prompts, store, "--max-failed-rows=1", code=3)
     assert codes(store) == [None, "nan_output", None, "null_prompt"]
-    outcome = json.loads(Storage(store).read(layout.OUTCOME))
+    outcome = json.loads(Storage(store).read(paths.OUTCOME))
     assert (outcome["state"], outcome["failed_rows"], outcome["shards_undone"]) == ("too_many_failed", 2, 1)
     render_with_faults(prompts, store, "--max-failed-rows=1", code=3)
     assert len(codes(store)) == 4, "a later sitting spends nothing more"

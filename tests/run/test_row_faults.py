@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from cascade_batch import cascade
+from cascade_batch.engine.decoder import Decoder
+from cascade_batch.engine.networks.text import TextEncoder
+from cascade_batch.engine.prior import Prior
 from cascade_batch.errors import StorageError
-from cascade_batch.models.text import TextEncoder
 from cascade_batch.workers import committing, conditions
 from tests.run.runs import contents, differences, manifest_of, render, write_prompts
 
@@ -48,11 +49,11 @@ def curse(patch: pytest.MonkeyPatch, owner: Any, name: str, is_cursed: Any, faul
 
 
 def cursed_prior(patch: pytest.MonkeyPatch, fault: Exception) -> None:
-    curse(patch, cascade.Prior, "render", lambda batch: TEXTS[CURSED] in batch.prompts, fault)
+    curse(patch, Prior, "render", lambda batch: TEXTS[CURSED] in batch.prompts, fault)
 
 
 def cursed_decoder(patch: pytest.MonkeyPatch, fault: Exception) -> None:
-    curse(patch, cascade.Decoder, "render", lambda batch: CURSED in batch.seeds, fault)
+    curse(patch, Decoder, "render", lambda batch: CURSED in batch.seeds, fault)
 
 
 def cursed_tokenizer(patch: pytest.MonkeyPatch, fault: Exception) -> None:
@@ -79,7 +80,7 @@ def test_what_a_library_raises_fails_its_row_alone(tmp_path: Path, prompts: Path
     assert differences(contents(last), contents(sound)) == []
 
 
-@pytest.mark.parametrize("owner", [cascade.Prior, cascade.Decoder])
+@pytest.mark.parametrize("owner", [Prior, Decoder])
 @pytest.mark.parametrize(
     "fault", [RuntimeError("no kernel"), RuntimeError("CUDA error: lost"), ImportError("gone")]
 )

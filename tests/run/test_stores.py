@@ -12,10 +12,8 @@ import pytest
 from PIL import Image
 
 from cascade_batch.errors import IntegrityError
-from cascade_batch.schemas import FORMAT, MANIFEST, embedding_schema, manifest_schema
-from cascade_batch.storage import ObjectExists, ObjectMissing, Storage
-from cascade_batch.stores import layout, manifest, parquet
-from cascade_batch.stores.embeddings import (
+from cascade_batch.run import manifest, parquet, paths
+from cascade_batch.run.embeddings import (
     committed_embeddings,
     embedding_arrays,
     embedding_column,
@@ -23,9 +21,9 @@ from cascade_batch.stores.embeddings import (
     encode_embeddings,
     read_embeddings,
 )
-from cascade_batch.stores.images import commit_image, encode_png, is_single_colour
-from cascade_batch.stores.manifest import committed_shards, read_manifest, read_manifests, write_table
-from cascade_batch.stores.run_record import (
+from cascade_batch.run.images import commit_image, encode_png, is_single_colour
+from cascade_batch.run.manifest import committed_shards, read_manifest, read_manifests, write_table
+from cascade_batch.run.records import (
     HEARTBEAT_FRESH_S,
     beat,
     check_numerics,
@@ -34,6 +32,8 @@ from cascade_batch.stores.run_record import (
     other_driver,
     read_json,
 )
+from cascade_batch.run.schemas import FORMAT, MANIFEST, embedding_schema, manifest_schema
+from cascade_batch.storage import ObjectExists, ObjectMissing, Storage
 
 
 def noise(seed: int, height: int = 8, width: int = 16) -> np.ndarray:
@@ -47,7 +47,7 @@ def manifest_rows(shard: int, count: int) -> pa.Table:
 
 def write_manifests(storage: Storage, shards: dict[int, int]) -> None:
     for shard, count in shards.items():
-        storage.create(layout.manifest_key(shard), parquet.to_bytes(manifest_rows(shard, count)))
+        storage.create(paths.manifest_key(shard), parquet.to_bytes(manifest_rows(shard, count)))
 
 
 @pytest.mark.parametrize("level", [0, 1, 6, 12])
@@ -94,7 +94,7 @@ def test_a_late_attempt_with_other_pixels_is_written_beside_the_first(store: str
     late = commit_image(storage, 7, "cat-0", noise(2), 6)
     assert late.uri == f"images/shard-00000007/cat-0.{late.sha256[:8]}.png"
     assert commit_image(storage, 7, "cat-0", noise(2), 6) == late
-    assert len(storage.list(layout.IMAGES)) == 2
+    assert len(storage.list(paths.IMAGES)) == 2
     for file, seed in ((first, 1), (late, 2)):
         data = storage.read(file.uri)
         assert (len(data), hashlib.sha256(data).hexdigest()) == (file.bytes, file.sha256)
@@ -126,7 +126,7 @@ def test_embeddings_come_back_bit_for_bit_with_gaps_for_failed_rows(
     arrays = [None if s is None else random.standard_normal(s, np.float32) for s in shapes]
     storage = Storage(store)
     assert committed_embeddings(storage) == set()
-    storage.create(layout.embeddings_key(3), encode_embeddings(embeddings_of(arrays, size)))
+    storage.create(paths.embeddings_key(3), encode_embeddings(embeddings_of(arrays, size)))
     assert committed_embeddings(storage) == {3}
     table = read_embeddings(storage, 3)
     assert table.schema == embedding_schema(size)
@@ -166,7 +166,7 @@ def test_shards_are_found_by_name_wherever_their_numbers_lie(store: str) -> None
     storage = Storage(store)
     there = {0, 999, 1000, 99_999_999, 100_000_000, 123_456_789}
     for shard in there:
-        storage.put(layout.manifest_key(shard), b"")
+        storage.put(paths.manifest_key(shard), b"")
     for among in (there, {999}, {1000, 1001}, {123_456_000, 123_456_789}, {99_999_998, 99_999_999, 5}, set()):
         assert committed_shards(storage, among) & among == there & among
     assert committed_embeddings(storage, there) == set()
@@ -175,7 +175,7 @@ def test_shards_are_found_by_name_wherever_their_numbers_lie(store: str) -> None
 def test_a_store_that_lists_by_prefix_is_asked_for_no_more(moto_root: str) -> None:
     storage = Storage(moto_root)
     for shard in (0, 999, 1000, 2000):
-        storage.put(layout.manifest_key(shard), b"")
+        storage.put(paths.manifest_key(shard), b"")
     assert committed_shards(storage, {1001}) == {1000}
 
 
@@ -191,9 +191,9 @@ def test_manifests_come_in_the_order_asked_for(store: str) -> None:
 def test_a_damaged_table_is_named_with_its_key(store: str) -> None:
     storage = Storage(store)
     write_manifests(storage, {4: 2})
-    whole = storage.read(layout.manifest_key(4))
+    whole = storage.read(paths.manifest_key(4))
     for damaged in (b"", b"PAR1", whole[:-1], whole[: len(whole) // 2]):
-        storage.put(layout.manifest_key(4), damaged)
+        storage.put(paths.manifest_key(4), damaged)
         with pytest.raises(IntegrityError, match=r"manifest/shard-00000004\.parquet"):
             read_manifest(storage, 4)
 
@@ -205,7 +205,7 @@ def test_the_derived_table_holds_every_row_in_shard_order(
     storage = Storage(store)
     write_manifests(storage, {0: 3, 1: 3, 2: 3})
     assert write_table(storage, {2, 0, 1}, manifest_schema(pa.schema([]))) == 0
-    keys = [info.key for info in storage.list(layout.TABLE)]
+    keys = [info.key for info in storage.list(paths.TABLE)]
     assert keys == ["table/part-00000.parquet", "table/part-00001.parquet"]
     parts = [parquet.from_bytes(storage.read(key), key) for key in keys]
     assert [part.num_rows for part in parts] == [6, 3]
@@ -215,12 +215,12 @@ def test_the_derived_table_holds_every_row_in_shard_order(
 
 def test_the_first_record_stands(store: str) -> None:
     storage = Storage(store)
-    assert read_json(storage, layout.WEIGHTS) is None
-    assert create_json(storage, layout.WEIGHTS, {"stage_c": "a"}) == {"stage_c": "a"}
-    assert create_json(storage, layout.WEIGHTS, {"stage_c": "b"}) == {"stage_c": "a"}
-    storage.put(layout.WEIGHTS, b"{ not json")
+    assert read_json(storage, paths.WEIGHTS) is None
+    assert create_json(storage, paths.WEIGHTS, {"stage_c": "a"}) == {"stage_c": "a"}
+    assert create_json(storage, paths.WEIGHTS, {"stage_c": "b"}) == {"stage_c": "a"}
+    storage.put(paths.WEIGHTS, b"{ not json")
     with pytest.raises(IntegrityError, match=r"weights\.json"):
-        read_json(storage, layout.WEIGHTS)
+        read_json(storage, paths.WEIGHTS)
 
 
 def test_a_manifest_is_never_overwritten(store: str) -> None:
@@ -258,5 +258,5 @@ def test_a_living_driver_is_seen_by_others_only(store: str) -> None:
         "stopped": False,
         "time": time.time() - HEARTBEAT_FRESH_S - 1,
     }
-    storage.put(layout.DRIVER, encode(silent))
+    storage.put(paths.DRIVER, encode(silent))
     assert other_driver(storage, "another") is None

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cascade_batch.runners import local
+from cascade_batch.pipeline.runners import local
+from cascade_batch.run import paths
 from cascade_batch.storage import Storage
-from cascade_batch.stores import layout
 from cascade_batch.workers import committing
 from cascade_batch.workers.context import RunRef
 from cascade_batch.workers.shards import ShardData
@@ -78,7 +78,7 @@ def lenient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, str]
 
 def beat_of_another(out: str, silent_s: float, stopped: bool = False) -> None:
     record = {"token": "another", "host": "elsewhere", "time": time.time() - silent_s, "stopped": stopped}
-    Storage(out).put(layout.DRIVER, json.dumps(record).encode())
+    Storage(out).put(paths.DRIVER, json.dumps(record).encode())
 
 
 def test_a_store_without_create_only_writes_takes_one_driver(
@@ -88,8 +88,8 @@ def test_a_store_without_create_only_writes_takes_one_driver(
     beat_of_another(out, silent_s=5)
     assert render(prompts, out, *FAST) == 1
     assert "--take-over" in capsys.readouterr().err
-    assert Storage(out).list(layout.EMBEDDINGS) == Storage(out).list(layout.MANIFEST) == []
-    assert json.loads(Storage(out).read(layout.DRIVER))["token"] == "another"
+    assert Storage(out).list(paths.EMBEDDINGS) == Storage(out).list(paths.MANIFEST) == []
+    assert json.loads(Storage(out).read(paths.DRIVER))["token"] == "another"
     assert render(prompts, out, *FAST, "--take-over") == 0
     assert manifest_of(out)["status"].to_pylist() == ["ok"] * 4
 

@@ -9,14 +9,14 @@ import pytest
 
 from cascade_batch.cli import main
 from cascade_batch.errors import StorageError
-from cascade_batch.opening import open_existing
-from cascade_batch.plan import Shard
+from cascade_batch.run import parquet, paths
+from cascade_batch.run.embeddings import encode_embeddings, read_embeddings
+from cascade_batch.run.records import beat
+from cascade_batch.run.run import open_existing
+from cascade_batch.run.shards import Shard
+from cascade_batch.run.verify import reopen, verify
+from cascade_batch.run.verify.shards import check_shard
 from cascade_batch.storage import Storage
-from cascade_batch.stores import layout, parquet
-from cascade_batch.stores.embeddings import encode_embeddings, read_embeddings
-from cascade_batch.stores.run_record import beat
-from cascade_batch.verify import reopen, verify
-from cascade_batch.verify.shards import check_shard
 from tests.run.damages import (
     DAMAGES,
     SHARDS,
@@ -104,7 +104,7 @@ def test_all_damages_at_once_are_healed_by_reopening_and_rendering(
     ("status", ["ok", "lost"]),
     ("image_uri", ["../../secret.png", "images/a.png"]),
     ("image_sha256", [None, None]),
-    ("embedding_uri", [layout.embeddings_key(4)] * 2),
+    ("embedding_uri", [paths.embeddings_key(4)] * 2),
     ("embedding_row", [1, 0]),
     ("embedding_row", [0, 7]),
     ("embedding_sha256", ["0" * 64, "0" * 64]),
@@ -115,7 +115,7 @@ def test_a_manifest_that_contradicts_itself_or_the_embeddings_is_named(
 ) -> None:
     rewrite(Storage(local_run), 3, **{column: values})
     result = verify(open_existing(local_run))
-    assert {d.key for d in result.differences} <= {layout.manifest_key(3), layout.embeddings_key(3)}
+    assert {d.key for d in result.differences} <= {paths.manifest_key(3), paths.embeddings_key(3)}
     assert result.damaged_shards == [3]
 
 
@@ -184,14 +184,14 @@ def test_an_unfinished_run_is_right_as_far_as_it_is(
 ) -> None:
     storage = Storage(local_run)
     for shard in (3, 4, 5):
-        storage.delete(layout.manifest_key(shard))
+        storage.delete(paths.manifest_key(shard))
     storage.put(pictures(storage, 3)[0].replace("-0.png", "-0.0123abcd.png"), b"an attempt that goes on")
-    storage.delete(layout.embeddings_key(4))
+    storage.delete(paths.embeddings_key(4))
     assert main(["verify", local_run]) == 0
     assert f"unfinished: 3 of {SHARDS} shards not done" in capsys.readouterr().out
     embedding_flipped(storage, 5)
-    assert found(local_run) == {("damaged", layout.embeddings_key(5))}
-    assert reopen(open_existing(local_run), [5]) == [layout.embeddings_key(5)]
+    assert found(local_run) == {("damaged", paths.embeddings_key(5))}
+    assert reopen(open_existing(local_run), [5]) == [paths.embeddings_key(5)]
     assert found(local_run) == set()
 
 
@@ -208,15 +208,15 @@ def test_a_retry_in_progress_is_no_damage(local_run: str) -> None:
 
 def test_an_image_in_two_shards_is_found_though_each_is_right_by_itself(local_run: str) -> None:
     storage = Storage(local_run)
-    source, target = layout.shard_name(3), layout.shard_name(4)
+    source, target = paths.shard_name(3), paths.shard_name(4)
     for key in pictures(storage, 4):
         storage.delete(key)
     for key in pictures(storage, 3):
         storage.put(key.replace(source, target), storage.read(key))
-    for key_of in (layout.embeddings_key, layout.manifest_key):
+    for key_of in (paths.embeddings_key, paths.manifest_key):
         storage.put(key_of(4), storage.read(key_of(3)))
     uris = [key.replace(source, target) for key in pictures(storage, 3)]
-    rewrite(storage, 4, shard=[4, 4], image_uri=uris, embedding_uri=[layout.embeddings_key(4)] * 2)
+    rewrite(storage, 4, shard=[4, 4], image_uri=uris, embedding_uri=[paths.embeddings_key(4)] * 2)
     result = verify(open_existing(local_run))
     assert result.counts == {"duplicate": 2}
     assert "shards [3, 4]" in str(result.differences[0])
@@ -227,15 +227,15 @@ def test_pictures_and_embeddings_of_another_run_are_read_there_and_never_deleted
 ) -> None:
     storage, other = Storage(run), Storage(copied(whole[1], str(tmp_path / "other")))
     keys = pictures(storage, 3)
-    for key in [*keys, layout.embeddings_key(3)]:
+    for key in [*keys, paths.embeddings_key(3)]:
         storage.delete(key)
-    embeddings = other.url(layout.embeddings_key(3))
+    embeddings = other.url(paths.embeddings_key(3))
     rewrite(storage, 3, image_uri=[other.url(key) for key in keys], embedding_uri=[embeddings] * 2)
     assert found(run) == set()
     picture_flipped(other, 3)
     embedding_flipped(other, 3)
     assert found(run) == {("damaged", other.url(keys[1])), ("damaged", embeddings)}
-    assert reopen(open_existing(run), [3]) == [layout.manifest_key(3)]
+    assert reopen(open_existing(run), [3]) == [paths.manifest_key(3)]
     assert pictures(other, 3) == keys
 
 
@@ -245,11 +245,11 @@ def test_swapped_hashes_of_one_embedding_shard_are_found(local_run: str) -> None
     hashes = pa.array(table["embedding_sha256"].to_pylist()[::-1])
     position = table.schema.get_field_index("embedding_sha256")
     table = table.set_column(position, table.schema.field(position), hashes)
-    storage.put(layout.embeddings_key(3), encode_embeddings(table))
-    assert found(local_run) == {("damaged", layout.embeddings_key(3))}
+    storage.put(paths.embeddings_key(3), encode_embeddings(table))
+    assert found(local_run) == {("damaged", paths.embeddings_key(3))}
 
 
-@pytest.mark.parametrize("key", [layout.manifest_key(3), layout.embeddings_key(3)])
+@pytest.mark.parametrize("key", [paths.manifest_key(3), paths.embeddings_key(3)])
 def test_flipped_bits_anywhere_in_a_table_are_no_crash(key: str, local_run: str) -> None:
     """Data pages, page headers, footers and column names: read, named, or (in statistics) without effect."""
     storage, run = Storage(local_run), open_existing(local_run)
@@ -280,7 +280,7 @@ def test_a_plan_that_is_not_the_runs_is_a_difference(
     local_run: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shards = open_existing(local_run).shards
-    Storage(local_run).put(layout.PLAN, parquet.to_bytes(shards.slice(0, 5)))
+    Storage(local_run).put(paths.PLAN, parquet.to_bytes(shards.slice(0, 5)))
     assert main(["verify", local_run]) == 4
     assert "the plan is not the one the run was begun with" in capsys.readouterr().err
 

@@ -7,11 +7,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from cascade_batch import pipeline, weights, worlds
+from cascade_batch import weights
 from cascade_batch.cli import main
 from cascade_batch.cli.showing import PlainObserver
-from cascade_batch.runners.runner import Runner
-from cascade_batch.spec import ModelSpec, PromptsSpec, Spec, load_spec
+from cascade_batch.pipeline import sitting
+from cascade_batch.pipeline.runners.runner import Runner
+from cascade_batch.plan import worlds
+from cascade_batch.settings import ModelSpec, PromptsSpec, Spec, load_spec
 from tests.prompts.writing import opened, write
 from tests.run.runs import QUICK, render, write_prompts
 
@@ -84,7 +86,7 @@ def test_the_warning_comes_before_any_runner_is_made(
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        pipeline.render(load_spec("", settings), no_runner, PlainObserver())
+        sitting.render(load_spec("", settings), no_runner, PlainObserver())
     assert CAT in capsys.readouterr().err
 
 

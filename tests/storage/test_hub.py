@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import save
 
 from cascade_batch.errors import CascadeError, StorageError, WeightsError
-from cascade_batch.spec import LoraSpec, ModelSpec
+from cascade_batch.settings import LoraSpec, ModelSpec
 from cascade_batch.storage import Storage, hub
-from cascade_batch.weights import EMBEDDED, PARTS, digest, fetch, locate, locate_loras, progress
+from cascade_batch.weights import EMBEDDED, PARTS, digest, fetch, fetch_progress, locate, locate_loras
 from cascade_batch.workers.parts import load_parts, local_loras, weight_digests
 from tests.patience import PATIENCE_S
 from tests.servers import free_ports
@@ -218,7 +218,7 @@ def test_local_models_touch_no_network(server: Hub, tmp_path: Path) -> None:
     (tmp_path / "owner" / "name").symlink_to(TINY)
     code = (
         "from cascade_batch.api import Cascade\n"
-        "from cascade_batch.spec import ModelSpec\n"
+        "from cascade_batch.settings import ModelSpec\n"
         "from cascade_batch.workers.parts import weight_digests\n"
         f"for name in ('tiny', {str(TINY)!r}, 'owner/name'):\n"
         "    model = Cascade.load(name, device='cpu')\n"
@@ -239,7 +239,7 @@ def test_local_models_touch_no_network(server: Hub, tmp_path: Path) -> None:
 
 
 def test_a_log_gets_two_lines_a_file(server: Hub, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger=progress.__name__)
+    caplog.set_level(logging.INFO, logger=fetch_progress.__name__)
     fetch(locate(ModelSpec(name=MODEL))["stage_c"])
     lines = [line for line in caplog.messages if "safetensors" in line]
     assert lines[0] == f"fetching hf://{MODEL}/{WEIGHTS}, 0.7 MB"
@@ -251,7 +251,7 @@ def test_a_terminal_shows_name_bytes_and_rate(server: Hub) -> None:
     code = (
         f"import faulthandler; faulthandler.dump_traceback_later({PATIENCE_S}, exit=True)\n"
         "from cascade_batch import storage\n"
-        "from cascade_batch.spec import ModelSpec\n"
+        "from cascade_batch.settings import ModelSpec\n"
         "storage.DOWNLOAD_RANGE = 100_000\n"  # a rate needs two points in time
         "from cascade_batch.weights import fetch, locate\n"
         f"fetch(locate(ModelSpec(name={MODEL!r}))['stage_c'])"

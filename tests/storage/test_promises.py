@@ -107,7 +107,7 @@ def test_open_serves_parquet(store: str, tmp_path: Path) -> None:
 
 
 def test_download_joins_ranges_in_order(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cascade_batch.storage.DOWNLOAD_RANGE", 7)
+    monkeypatch.setattr("cascade_batch.storage.storage.DOWNLOAD_RANGE", 7)
     data, storage = os.urandom(100), Storage(store)
     storage.create("weights", data)
     assert storage.download("weights", tmp_path / "copy") == 100

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import save
 
 from cascade_batch.errors import WeightsError
-from cascade_batch.spec import ModelSpec
+from cascade_batch.settings import ModelSpec
 from cascade_batch.storage import Storage
 from cascade_batch.weights import PARTS, Part, digest, fetch, locate, read_config
-from tests.layouts.published import TEXT_CONFIG, original_weights, small_weights
+from tests.model.published import TEXT_CONFIG, original_weights, small_weights
 
 TOKENIZER = {"tokenizer/vocab.json": b"{}", "tokenizer/merges.txt": b""}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cascade_batch.errors import StorageError, WeightsError
-from cascade_batch.spec import ModelSpec
+from cascade_batch.settings import ModelSpec
 from cascade_batch.storage import Storage
 from cascade_batch.weights import PARTS, SUBFOLDERS, digest, fetch, fetching, locate, read_config
 from tests.patience import PATIENCE_S, wait_until

@@ -6,8 +6,8 @@ from random import Random
 import numpy as np
 import pytest
 
-from cascade_batch.geometry import embedding_side
-from cascade_batch.models.blocks import resize
+from cascade_batch.engine.networks.blocks import resize
+from cascade_batch.model.geometry import embedding_side
 from jobs.train_mini.drawing import draw
 from jobs.train_mini.embedding import COLOUR_WEIGHT, DEPTH, DEPTH_WEIGHT, GAIN, embed
 from jobs.train_mini.world import COLOURS, SHAPES, Scene, training_scene

@@ -9,14 +9,15 @@ from random import Random
 import pytest
 import torch
 
-from cascade_batch.batches import DecoderBatch, PriorBatch
-from cascade_batch.cascade import Decoder, Prior
+from cascade_batch.engine.batches import DecoderBatch, PriorBatch
+from cascade_batch.engine.decoder import Decoder
+from cascade_batch.engine.prior import Prior
 from jobs.train_mini import publish, refined, stage_a, stage_b, stage_c, text, training
 from jobs.train_mini.drawing import draw
 from jobs.train_mini.embedding import DEPTH, embed
 from jobs.train_mini.training import Course, fit, noised, parts_of, rate_at
 from jobs.train_mini.world import training_scene
-from tests.models.oracle import model_parts
+from tests.engine.oracle import model_parts
 
 
 @pytest.fixture(scope="module", autouse=True)

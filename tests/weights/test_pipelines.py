@@ -17,7 +17,7 @@ from PIL import Image
 
 from cascade_batch.api import Cascade
 from cascade_batch.cli import main
-from tests.models.oracle import quiet, relative_error
+from tests.engine.oracle import quiet, relative_error
 from tests.weights.official import write_decoder_repository, write_prior_repository
 
 SIZE: dict[str, Any] = {"height": 256, "width": 384}

@@ -8,7 +8,7 @@ import pytest
 from cascade_batch.api import Cascade
 from cascade_batch.cli import main
 from cascade_batch.errors import WeightsError
-from cascade_batch.spec import ModelSpec
+from cascade_batch.settings import ModelSpec
 from cascade_batch.weights import locate
 from tests.run.runs import QUICK, write_prompts
 from tests.weights.official import write_decoder_repository, write_prior_repository

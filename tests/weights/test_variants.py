@@ -10,9 +10,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from cascade_batch.api import Cascade
+from cascade_batch.engine.loading.conversion import write_original
 from cascade_batch.errors import WeightsError
-from cascade_batch.models.conversion import write_original
-from cascade_batch.spec import ModelSpec
+from cascade_batch.settings import ModelSpec
 from cascade_batch.weights import find, locate
 from cascade_batch.weights.variants import variant_of
 from cascade_batch.workers.parts import load_files

@@ -1,0 +1,5 @@
+"""Exit codes of `cascade-batch`; `ray job submit` tells only 0 from the rest."""
+
+FINISHED, FAILED, BAD_INPUT, TOO_MANY_FAILED, DIFFERENT, INTERRUPTED = 0, 1, 2, 3, 4, 130
+UNREAD = 141
+"""As a shell shows a program that SIGPIPE ended."""

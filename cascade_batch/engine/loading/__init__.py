@@ -1,0 +1,1 @@
+"""Weights from safetensors files into networks: strict, and never twice in memory."""

@@ -1,0 +1,1 @@
+"""Stable Cascade's networks as modules; their parameter names are the published checkpoint's."""

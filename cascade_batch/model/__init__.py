@@ -1,0 +1,1 @@
+"""Stable Cascade in plain numbers: sizes, FLOPs, sampling, checkpoint layouts. No torch and no I/O."""

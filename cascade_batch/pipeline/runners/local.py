@@ -1,0 +1,83 @@
+"""One process, no Ray: for debugging, and the reference that the Ray runner must equal."""
+
+import os
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from cascade_batch.pipeline.runners.runner import Setup
+from cascade_batch.pipeline.runners.stage_workers import stage_ba_worker, stage_c_worker
+from cascade_batch.plan.pools import Node, Pools, size_pools
+from cascade_batch.run import paths
+from cascade_batch.settings import DtypeSpec, ModelSpec, PoolsSpec
+from cascade_batch.storage import Storage
+from cascade_batch.workers.committing import commit_embeddings, commit_images
+from cascade_batch.workers.ledger import AttemptLedger
+from cascade_batch.workers.reading import read_committed, read_shard
+from cascade_batch.workers.shards import ShardData, Ticket, guarded
+
+
+class LocalRunner:
+    """Carries one shard after another through every step."""
+
+    def size_pools(self, pools: PoolsSpec, dtype: DtypeSpec, share_c: float) -> Pools:
+        """One worker a pool, in turn, so each may use every core, and the GPU if there is one."""
+        from cascade_batch.engine.devices import pick_device
+
+        cores, gpus = os.cpu_count() or 1, 0.0 if pick_device() == "cpu" else 1.0
+        one = replace(
+            pools,
+            c=replace(pools.c, actors=1, max_actors=None, gpus=gpus, threads=pools.c.threads or cores),
+            ba=replace(pools.ba, actors=1, max_actors=None, gpus=gpus, threads=pools.ba.threads or cores),
+        )
+        return size_pools(one, dtype, [Node(cpus=1e6, gpus=2)], share_c)
+
+    def probe_create_only(self, uri: str) -> bool:
+        return Storage(uri).probe_create_only(paths.RUN)
+
+    def weight_digests(self, model: ModelSpec, extra_parts: Sequence[str] = ()) -> dict[str, str]:
+        from cascade_batch.workers.parts import weight_digests
+
+        return weight_digests(model, extra_parts)
+
+    def run(self, tickets: Iterable[Ticket], setup: Setup) -> Generator[ShardData]:
+        """Shards in ticket order. The models are loaded when the first shard needs them."""
+        workers = _Workers(setup)
+        steps = (
+            partial(read_shard, ref=setup.ref),
+            workers.render_c,
+            partial(commit_embeddings, ref=setup.ref),
+            partial(read_committed, ref=setup.ref),
+            workers.render_ba,
+            partial(commit_images, ref=setup.ref),
+        )
+        for ticket in tickets:
+            data = ShardData(ticket)
+            for step in steps:
+                data = guarded(step, data)
+            yield data
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class _Workers:
+    """Both workers of the process, each made at first use."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._ledger = AttemptLedger(setup.attempts)
+        self._c = None
+        self._ba = None
+
+    def render_c(self, data: ShardData) -> ShardData:
+        if data.requests is None:
+            return data
+        if self._c is None:
+            self._c = stage_c_worker(self._setup, self._ledger)
+        return self._c.render(data)
+
+    def render_ba(self, data: ShardData) -> ShardData:
+        if self._ba is None:
+            self._ba = stage_ba_worker(self._setup, self._ledger)
+        return self._ba.render(data)

@@ -1,0 +1,302 @@
+"""The run, top to bottom: open it, see what is left, let a runner do that, and say how it ended.
+
+State lives on storage only. What is done is what `manifest/` lists; everything else is left to do.
+"""
+
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Protocol
+
+import pyarrow.compute as pc
+
+from cascade_batch import weights
+from cascade_batch.errors import CascadeError, StorageError
+from cascade_batch.pipeline.creating import open_or_create
+from cascade_batch.pipeline.pinning import fixed_weights, numerics_text, settled
+from cascade_batch.pipeline.progress import Progress
+from cascade_batch.pipeline.rates import measured_in
+from cascade_batch.pipeline.runners.runner import Runner, Setup
+from cascade_batch.plan import worlds
+from cascade_batch.plan.pools import Pool
+from cascade_batch.run import paths
+from cascade_batch.run.embeddings import committed_embeddings
+from cascade_batch.run.heartbeat import Heartbeat
+from cascade_batch.run.manifest import committed_shards, read_manifests, write_table
+from cascade_batch.run.records import read_json, write_outcome
+from cascade_batch.run.run import Run
+from cascade_batch.settings import PoolsSpec, Spec, sampling_of, text_options_of
+from cascade_batch.storage import Storage
+from cascade_batch.storage.failures import take_retries
+from cascade_batch.workers.context import RunRef
+from cascade_batch.workers.parts import extra_parts
+from cascade_batch.workers.shards import ShardData, Ticket, ticket_from_row
+
+SHARE_C = 0.72
+"""Stage C's share of a published image's FLOPs (163 of 227 TF at 1024 px); splits a cluster's GPUs if no run does."""
+ERRORS_IN_A_ROW = 3
+"""Undone shards in a row after which a sitting stops instead of spending on."""
+
+FINISHED, INCOMPLETE, TOO_MANY_FAILED, INTERRUPTED = (
+    "finished",
+    "incomplete",
+    "too_many_failed",
+    "interrupted",
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sitting ended; stands in `outcome.json`."""
+
+    state: str
+    images: int
+    images_done: int
+    images_now: int
+    failed_rows: int
+    """Of all sittings if the run is finished or has a limit of failed rows, else of this sitting."""
+    shards_undone: int
+    errors: tuple[str, ...]
+    seconds: float
+    images_per_second: float
+    busy_share_c: float
+    busy_share_ba: float
+    padded_c: float
+    padded_ba: float
+    """Share of the places in the batches that hold no image, over the whole plan; at batch 4 if workers choose."""
+    ended: str
+    retries: int = 0
+    """Requests to stores that were sent again in this sitting, by the driver and the workers."""
+
+
+class Observer(Protocol):
+    """Is told what a person may want to see."""
+
+    def note(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+    def progress(self, progress: Progress) -> None: ...
+
+
+def render(
+    spec: Spec,
+    make_runner: Callable[[], Runner],
+    observer: Observer,
+    *,
+    retry_failed: bool = False,
+    take_over: bool = False,
+) -> Outcome:
+    """Render what is left of the run at `spec.output.uri`, which is planned first if it is new.
+
+    Args:
+        make_runner: called only if something is left, so that a finished run starts neither Ray nor torch.
+
+    Raises:
+        CascadeError: bad input, weights or storage, before anything is spent.
+    """
+    storage = Storage(spec.output.uri)
+    storage.check_writable()
+    located = weights.locate(spec.model)
+    weights.locate_loras(spec.model, located)
+    run = open_or_create(spec, storage, lambda table: extra_parts(spec.model, table.conditions))
+    done = committed_shards(storage, run.planned) & run.planned
+    # Rows are read only where they decide something: a read per shard is hours where a listing is seconds.
+    failed = _failed_images(run, done) if retry_failed or spec.limits.failed_rows is not None else {}
+    tickets = _retries(run, failed) if retry_failed else _undone(run, done)
+    progress = Progress(
+        total_images=run.images,
+        done_images=run.images_of(done),
+        failed_rows=sum(len(ids) for ids in failed.values()),
+        to_retry=sum(len(ticket.retry) for ticket in tickets),
+    )
+    if not tickets or _over_limit(spec, progress):
+        return _finish(run, progress, done, (), _early_state(spec, progress))
+    share_c = _share_c(spec.pools, observer)
+    observer.note(f"{len(tickets)} shards to do, {len(done)} done before; parts {', '.join(sorted(located))}")
+    if not done and (warning := worlds.warning(located["stage_c"], run.table, spec)):
+        observer.warn(warning)  # once a run: a sitting that goes on has nothing new to say
+    with closing(make_runner()) as runner, _alive(runner, storage, observer, take_over):
+        # A sitting that dies must not leave an older one's "finished": the analysts' table would stay as it was.
+        storage.delete(paths.OUTCOME)
+        try:
+            setup = _setup(spec, run, runner, observer, share_c)
+        except KeyboardInterrupt:
+            return _finish(run, progress, done, (), INTERRUPTED)
+        progress.actors_c, progress.actors_ba = setup.pools.c.most, setup.pools.ba.most
+        # Closed after the outcome stands: stopping the pools may outlast the grace a stopped job is given.
+        with closing(runner.run(tickets, setup)) as shards:
+            return _drive(spec, run, shards, progress, done, observer)
+
+
+def _alive(runner: Runner, storage: Storage, observer: Observer, take_over: bool) -> Heartbeat:
+    """Learn what the store can do, and only then say that this driver is alive."""
+    storage.create_only = runner.probe_create_only(storage.uri)
+    if not storage.create_only:
+        observer.note("this store has no create-only writes: safe for one driver at a time")
+    heartbeat = Heartbeat(storage)
+    heartbeat.check_alone(take_over)
+    return heartbeat
+
+
+def _undone(run: Run, done: set[int]) -> list[Ticket]:
+    """Shards without a manifest; those whose Stage C is committed first, so that pool BA starts at once."""
+    rows = [row for row in run.shards.to_pylist() if row["shard"] not in done]
+    embedded = committed_embeddings(run.storage, [row["shard"] for row in rows])
+    tickets = [ticket_from_row(row, row["shard"] in embedded) for row in rows]
+    return sorted(tickets, key=lambda t: (not t.has_embeddings, t.shard))
+
+
+def _retries(run: Run, failed: dict[int, list[str]]) -> list[Ticket]:
+    rows = run.shards.filter(pc.field("shard").isin(list(failed))).to_pylist()
+    return [ticket_from_row(row, True, tuple(failed[row["shard"]])) for row in rows]
+
+
+def _failed_images(run: Run, done: set[int]) -> dict[int, list[str]]:
+    """Failed images of every done shard, all sittings."""
+    failed = {}
+    for shard, manifest in read_manifests(run.storage, sorted(done), ["image_id", "status"]):
+        ids = manifest.filter(pc.field("status") == "failed")["image_id"].to_pylist()
+        if ids:
+            failed[shard] = ids
+    return failed
+
+
+def _over_limit(spec: Spec, progress: Progress) -> bool:
+    limit = spec.limits.failed_rows
+    return limit is not None and progress.failed_rows - progress.to_retry > limit
+
+
+def _early_state(spec: Spec, progress: Progress) -> str:
+    if _over_limit(spec, progress):
+        return TOO_MANY_FAILED
+    return FINISHED if progress.done_images == progress.total_images else INCOMPLETE
+
+
+def _share_c(pools: PoolsSpec, observer: Observer) -> float:
+    """Stage C's share of an image's cost. Raises SpecError or StorageError for a run that tells nothing."""
+    if not pools.rates_from:
+        return SHARE_C
+    rates = measured_in(pools.rates_from).rates()
+    observer.note(f"an image took pool C {rates.c.seconds:.3g} s, pool BA {rates.ba.seconds:.3g} s before")
+    return rates.share_c
+
+
+def _setup(spec: Spec, run: Run, runner: Runner, observer: Observer, share_c: float) -> Setup:
+    extra = extra_parts(spec.model, run.table.conditions)
+    wanted, dtype = settled(spec.pools, spec.model.dtype, run.storage)
+    pools = runner.size_pools(wanted, dtype, share_c)
+    digests = fixed_weights(run.storage, runner.weight_digests(spec.model, extra))
+    for name, pool, asked in (("C", pools.c, spec.pools.c), ("BA", pools.ba, spec.pools.ba)):
+        observer.note(_described(name, pool))
+        if asked.max_actors and not pool.max_actors:
+            observer.note(f"pool {name} does not grow: this runner has one worker for it")
+    ref = RunRef(
+        run.storage.uri,
+        run.storage.create_only,
+        numerics_text(pools),
+        run.table.root,
+        run.table.query,
+        spec.limits.picture_pixels,
+    )
+    return Setup(
+        ref,
+        spec.model,
+        sampling_of(spec.sampler),
+        digests,
+        pools,
+        run.embeddings_schema,
+        spec.limits.attempts,
+        extra,
+        text_options_of(spec.text),
+        run.loads,
+    )
+
+
+def _described(name: str, pool: Pool) -> str:
+    growth = f" to {pool.max_actors}" if pool.max_actors else ""
+    threads, batch = pool.settings.threads, pool.settings.batch
+    return f"pool {name}: {pool.actors}{growth} x {pool.gpus:g} GPU, {threads} CPU threads, batch {batch}"
+
+
+def _drive(
+    spec: Spec,
+    run: Run,
+    shards: Generator[ShardData],
+    progress: Progress,
+    done: set[int],
+    observer: Observer,
+) -> Outcome:
+    errors: list[str] = []
+    in_a_row = 0
+    state = INCOMPLETE
+    try:
+        for data in shards:
+            progress.retries += data.retries
+            if data.error:
+                errors.append(data.error)
+                in_a_row += 1
+                if data.error_is_permanent or in_a_row >= ERRORS_IN_A_ROW:
+                    break
+                continue
+            in_a_row = 0
+            done.add(data.ticket.shard)
+            progress.add(data)
+            observer.progress(progress)
+            if _over_limit(spec, progress):
+                state = TOO_MANY_FAILED
+                break
+        else:
+            state = FINISHED if not errors and progress.done_images == progress.total_images else INCOMPLETE
+    except KeyboardInterrupt:
+        state = INTERRUPTED
+    except CascadeError as error:  # the runner itself failed; what is committed stands
+        errors.append(str(error))
+    try:
+        return _finish(run, progress, done, tuple(errors), state)
+    except KeyboardInterrupt:  # the table may be half written; the next sitting writes it anew
+        return _finish(run, progress, done, tuple(errors), INTERRUPTED)
+    except CascadeError as error:
+        error.spent = True
+        raise
+
+
+def _finish(run: Run, progress: Progress, done: set[int], errors: tuple[str, ...], state: str) -> Outcome:
+    """Derive the analysts' table if the run is whole, and write down how the sitting ended."""
+    failed_rows = progress.failed_rows
+    if state == FINISHED:
+        last = read_json(run.storage, paths.OUTCOME)
+        unchanged = last and last["state"] == FINISHED and not progress.images_now
+        if last and unchanged and run.storage.list(paths.TABLE):
+            failed_rows = last["failed_rows"]
+        else:
+            failed_rows = write_table(run.storage, done, run.manifest_schema)
+    outcome = Outcome(
+        state=state,
+        images=progress.total_images,
+        images_done=progress.done_images,
+        images_now=progress.images_now,
+        failed_rows=failed_rows,
+        shards_undone=run.shards.num_rows - len(done),
+        errors=errors,
+        seconds=progress.seconds,
+        images_per_second=progress.images_per_second,
+        busy_share_c=progress.busy_share_c,
+        busy_share_ba=progress.busy_share_ba,
+        padded_c=run.record["plan"]["padded_c"],
+        padded_ba=run.record["plan"]["padded_ba"],
+        ended=datetime.now(UTC).isoformat(),
+        retries=progress.retries + take_retries(),
+    )
+    return _written_down(outcome, run.storage)
+
+
+def _written_down(outcome: Outcome, storage: Storage) -> Outcome:
+    """The outcome, with the error of a store that would not take it: what is committed stands all the same."""
+    try:
+        write_outcome(storage, asdict(outcome))
+    except StorageError as error:
+        state = INCOMPLETE if outcome.state == FINISHED else outcome.state
+        return replace(outcome, state=state, errors=(*outcome.errors, str(error)))
+    return outcome

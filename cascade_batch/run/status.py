@@ -1,0 +1,66 @@
+"""How far a run is, told from storage alone."""
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.compute as pc
+
+from cascade_batch.run import paths
+from cascade_batch.run.embeddings import committed_embeddings
+from cascade_batch.run.manifest import committed_shards, read_manifests
+from cascade_batch.run.records import HEARTBEAT_FRESH_S, read_json
+from cascade_batch.run.run import Run
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    shards: int
+    shards_done: int
+    shards_embedded: int
+    """Shards whose Stage C is committed, done ones included."""
+    images: int
+    images_done: int
+    failed: dict[str, int] | None
+    """Failed rows by error code; None if no rows were read."""
+    driver: str
+    outcome: dict[str, Any] | None
+    """How the last sitting ended, None if none has."""
+
+
+def run_status(run: Run, rows: bool = False) -> RunStatus:
+    """Counts of what is committed, by listings and the plan; `rows` reads every manifest shard for its failures."""
+    planned = run.planned
+    done = committed_shards(run.storage, planned) & planned
+    left = planned - done  # a shard that is done has embeddings
+    embedded = committed_embeddings(run.storage, left) & left
+    return RunStatus(
+        shards=run.shards.num_rows,
+        shards_done=len(done),
+        shards_embedded=len(done) + len(embedded),
+        images=run.images,
+        images_done=run.images_of(done),
+        failed=_failed(run, done) if rows else None,
+        driver=_driver(run),
+        outcome=read_json(run.storage, paths.OUTCOME),
+    )
+
+
+def _failed(run: Run, done: set[int]) -> dict[str, int]:
+    failed = Counter()
+    for _, manifest in read_manifests(run.storage, sorted(done), ["status", "error_code"]):
+        codes = manifest.filter(pc.field("status") == "failed")["error_code"]
+        failed.update(codes.to_pylist())
+    return dict(failed)
+
+
+def _driver(run: Run) -> str:
+    record = read_json(run.storage, paths.DRIVER)
+    if record is None:
+        return "none yet"
+    silence = time.time() - record["time"]
+    if record["stopped"]:
+        return f"stopped on {record['host']} {silence:.0f} s ago"
+    alive = "alive" if silence < HEARTBEAT_FRESH_S else "silent"
+    return f"{alive} on {record['host']}, last heard {silence:.0f} s ago"

@@ -1,0 +1,59 @@
+"""One part of a model: which files of which folder, and its config."""
+
+import json
+import reprlib
+from dataclasses import dataclass
+
+from cascade_batch.errors import WeightsError
+from cascade_batch.model.layouts import Header, infer_config, modern, read_header, recognise
+from cascade_batch.storage import ObjectMissing, Storage
+
+CONFIG = "config.json"
+SUMS = "SHA256SUMS"
+"""What a part's files should hash to, as `sha256sum` writes it; a folder may go without."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part's folder: `files` are its weights, `extras` its config or tokenizer files (names)."""
+
+    name: str
+    uri: str
+    files: tuple[str, ...]
+    extras: tuple[str, ...]
+
+
+def read_config(part: Part) -> dict:
+    """The part's `config.json` under today's names, or, for a file without one, what its keys tell.
+
+    Raises WeightsError if there is no making sense of either.
+    """
+    storage = Storage(part.uri)
+    if CONFIG in part.extras:
+        return modern(read_json(storage, CONFIG), storage.url(CONFIG))
+    where = storage.url(part.files[0])
+    header = file_header(storage, part.files[0])
+    found = next((found for found in recognise(header.shapes, where) if found.part == part.name), None)
+    if found is None:
+        raise WeightsError(f"no {part.name} in these weights", where=where)
+    return infer_config(part.name, found.shapes, header.notes, where)
+
+
+def file_header(storage: Storage, name: str) -> Header:
+    """The header of a safetensors file, nothing behind it. Raises WeightsError."""
+    where, info = storage.url(name), storage.info(name)
+    if info is None:
+        raise WeightsError("no such weights", where=where)
+    return read_header(lambda start, end: storage.read_range(name, start, end), info.size, where)
+
+
+def read_json(storage: Storage, key: str) -> dict:
+    try:
+        content = json.loads(storage.read(key).decode("utf-8-sig"))
+    except (ValueError, RecursionError, ObjectMissing) as error:
+        raise WeightsError("cannot read a part's JSON file", where=storage.url(key), got=error) from None
+    if not isinstance(content, dict):
+        raise WeightsError(
+            "a part's JSON file holds no object", where=storage.url(key), got=reprlib.repr(content)
+        )
+    return content

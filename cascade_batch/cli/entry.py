@@ -18,6 +18,7 @@ from cascade_batch.pipeline import sitting
 from cascade_batch.pipeline.runners.local import LocalRunner
 from cascade_batch.pipeline.runners.ray_environment import prepare_own_cluster
 from cascade_batch.pipeline.runners.runner import Runner
+from cascade_batch.run import records
 from cascade_batch.settings import Spec, load_spec
 from cascade_batch.storage import ObjectExists, ObjectMissing
 from cascade_batch.storage.failures import ending
@@ -26,10 +27,10 @@ RAY_JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets this variable for the entry point of a submitted job."""
 
 _EXIT_OF_STATE = {
-    sitting.FINISHED: FINISHED,
-    sitting.INCOMPLETE: FAILED,
-    sitting.TOO_MANY_FAILED: TOO_MANY_FAILED,
-    sitting.INTERRUPTED: INTERRUPTED,
+    records.FINISHED: FINISHED,
+    records.INCOMPLETE: FAILED,
+    records.TOO_MANY_FAILED: TOO_MANY_FAILED,
+    records.INTERRUPTED: INTERRUPTED,
 }
 
 

@@ -7,10 +7,11 @@ from cascade_batch import weights
 from cascade_batch.cli.showing import padding_remedy
 from cascade_batch.errors import SpecError
 from cascade_batch.model.geometry import embedding_side
+from cascade_batch.model.stages import STAGES, PerPool
 from cascade_batch.pipeline.rates import Configs, Rates, image_flops, measured_in
 from cascade_batch.plan import worlds
 from cascade_batch.plan.planning import Plan, plan_table
-from cascade_batch.plan.pools import Node, Pools, size_pools
+from cascade_batch.plan.pools import Node, Pool, Pools, size_pools
 from cascade_batch.prompts import reader_notes
 from cascade_batch.run.schemas import EMBEDDING_CHANNELS
 from cascade_batch.settings import DEFAULT_BATCH, PoolSpec, Spec
@@ -45,7 +46,7 @@ def print_plan(spec: Spec, speed: Speed) -> None:
         print(f"given    {', '.join(table.conditions)}")
     print(f"bytes    {_gigabytes(plan)}")
     print(f"PFLOP    {pflop:,.3g}")
-    print(f"padded   {plan.padded_c:.1%} of pool C, {plan.padded_ba:.1%} of pool BA{_assumed(spec)}")
+    print(f"padded   {plan.padded.c:.1%} of pool C, {plan.padded.ba:.1%} of pool BA{_assumed(spec)}")
     for note in _notes(plan, table.default_ids, table.null_prompts) + reader_notes(table.carried):
         print(f"note     {note}")
     if warning := worlds.warning(parts["stage_c"], table, spec):
@@ -86,27 +87,27 @@ def _print_speed(spec: Spec, plan: Plan, configs: Configs, speed: Speed) -> None
 
 def _print_rates(spec: Spec, plan: Plan, rates: Rates, gpus: int | None) -> None:
     """What was measured, and the run's hours: with the actors of the spec (1 if open), or those that share the GPUs."""
-    measured = (f"{rate.seconds:.3g} s on {', '.join(rate.devices)}" for rate in (rates.c, rates.ba))
+    measured = (f"{rate.seconds:.3g} s on {', '.join(rate.devices)}" for rate in rates)
     print("measured an image takes pool C {}, pool BA {}".format(*measured))
     if gpus is None:
-        actors = (spec.pools.c.actors or 1, spec.pools.ba.actors or 1)
-        rate = min(actors[0] / rates.c.seconds, actors[1] / rates.ba.seconds)
+        rate = min((spec.pools[stage].actors or 1) / rates[stage].seconds for stage in STAGES)
         print(f"hours    {plan.images / rate / 3600:,.2f} at {rate:,.2f} images/s")
         return
     asked = replace(spec.pools, c=_fixed(spec.pools.c), ba=_fixed(spec.pools.ba))
     pools = size_pools(asked, spec.model.dtype, [Node(NEVER_SHORT, gpus)], rates.share_c)
-    c, ba = pools.c, pools.ba
-    rate_c, rate_ba = c.actors / rates.c.seconds, ba.actors / rates.ba.seconds
+    each = PerPool.of(lambda stage: pools[stage].actors / rates[stage].seconds)
     # Actors that share a card are taken to work in turn.
-    on_cards = sum(rate.seconds for rate, pool in ((rates.c, c), (rates.ba, ba)) if pool.gpus)
-    rate = min(rate_c, rate_ba, gpus / on_cards if on_cards else rate_ba)
+    on_cards = sum(rates[stage].seconds for stage in STAGES if pools[stage].gpus)
+    rate = min(*each, gpus / on_cards if on_cards else math.inf)
     hours = plan.images / rate / 3600
-    print(
-        f"split    {gpus} GPU{'s' if gpus > 1 else ''}: pool C {c.actors} x {c.gpus:g} GPU, {rate_c:,.2f} images/s; "
-        f"pool BA {ba.actors} x {ba.gpus:g} GPU, {rate_ba:,.2f} images/s"
-    )
+    sizes = [_size(stage.label, pools[stage], each[stage]) for stage in STAGES]
+    print(f"split    {gpus} GPU{'s' if gpus > 1 else ''}: {'; '.join(sizes)}")
     print(f"hours    {hours:,.2f} at {rate:,.2f} images/s, {hours * gpus:,.2f} GPU-hours")
     print(f"use      {_settings(pools)}")
+
+
+def _size(label: str, pool: Pool, rate: float) -> str:
+    return f"pool {label} {pool.actors} x {pool.gpus:g} GPU, {rate:,.2f} images/s"
 
 
 def _fixed(pool: PoolSpec) -> PoolSpec:
@@ -116,14 +117,14 @@ def _fixed(pool: PoolSpec) -> PoolSpec:
 
 def _settings(pools: Pools) -> str:
     """The flags that ask for just these pools."""
-    named = [("c", pools.c), ("ba", pools.ba)]
-    actors = [f"--set pools.{name}.actors={pool.actors}" for name, pool in named]
-    return " ".join(actors + [f"--set pools.{n}.gpus={p.gpus:g}" for n, p in named if p.gpus != 1])
+    named = pools.named()
+    actors = [f"--set pools.{name}.actors={pool.actors}" for name, pool in named.items()]
+    return " ".join(actors + [f"--set pools.{n}.gpus={p.gpus:g}" for n, p in named.items() if p.gpus != 1])
 
 
 def _assumed(spec: Spec) -> str:
     """Where a batch is left to the workers, what the plan counts with."""
-    open_pools = [n for n, p in (("C", spec.pools.c), ("BA", spec.pools.ba)) if not isinstance(p.batch, int)]
+    open_pools = [s.label for s in STAGES if not isinstance(spec.pools[s].batch, int)]
     return f" (batch {DEFAULT_BATCH} assumed for {' and '.join(open_pools)})" if open_pools else ""
 
 
@@ -144,7 +145,7 @@ def _gigabytes(plan: Plan) -> str:
 
 
 def _notes(plan: Plan, default_ids: bool, null_prompts: int | None) -> list[str]:
-    notes = padding_remedy(plan.padded_c, plan.padded_ba)
+    notes = padding_remedy(plan.padded)
     if default_ids:
         notes.append(
             "no id column: prompts are named by file and row; inserting rows changes the seeds after them"

@@ -10,9 +10,9 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from cascade_batch.pipeline import sitting
+from cascade_batch.model.stages import PerPool
 from cascade_batch.pipeline.progress import Progress
-from cascade_batch.pipeline.sitting import Outcome
+from cascade_batch.run.records import FINISHED, TOO_MANY_FAILED, Outcome
 from cascade_batch.storage.urls import without_queries
 
 PADDING_WORTH_A_REMEDY = 0.10
@@ -78,7 +78,7 @@ def progress_line(progress: Progress) -> str:
         f"{progress.done_images:,} of {progress.total_images:,} images, {progress.images_per_second:.2f}/s, "
         f"left {duration(left) if left is not None else '?'}, {progress.failed_rows} failed, "
         f"{f'{progress.retries:,} requests sent again, ' if progress.retries else ''}"
-        f"busy C {progress.busy_share_c:.0%} BA {progress.busy_share_ba:.0%}"
+        f"busy C {progress.busy_share.c:.0%} BA {progress.busy_share.ba:.0%}"
     )
 
 
@@ -97,10 +97,10 @@ def summary(outcome: Outcome, run: str, command: Sequence[str]) -> str:
     if outcome.images_now:
         lines.append(
             f"this sitting: {outcome.images_now:,} images in {duration(outcome.seconds)}, "
-            f"{outcome.images_per_second:.2f}/s, busy C {outcome.busy_share_c:.0%} "
-            f"BA {outcome.busy_share_ba:.0%}, padded C {outcome.padded_c:.1%} BA {outcome.padded_ba:.1%}"
+            f"{outcome.images_per_second:.2f}/s, busy C {outcome.busy_share.c:.0%} "
+            f"BA {outcome.busy_share.ba:.0%}, padded C {outcome.padded.c:.1%} BA {outcome.padded.ba:.1%}"
         )
-        lines += padding_remedy(outcome.padded_c, outcome.padded_ba)
+        lines += padding_remedy(outcome.padded)
     if outcome.retries:
         lines.append(f"storage: {outcome.retries:,} requests failed for the moment and were sent again")
     lines += [f"error: {error}" for error in outcome.errors[:3]]
@@ -109,7 +109,7 @@ def summary(outcome: Outcome, run: str, command: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def padding_remedy(*padded: float) -> list[str]:
+def padding_remedy(padded: PerPool[float]) -> list[str]:
     """What to do where over a tenth of the batches is padding."""
     if max(padded) <= PADDING_WORTH_A_REMEDY:
         return []
@@ -122,12 +122,12 @@ def padding_remedy(*padded: float) -> list[str]:
 def _next_steps(outcome: Outcome, run: str, command: Sequence[str]) -> list[str]:
     plain = [without_queries(word) for word in command if word != "--retry-failed"]
     quoted, again = shlex.quote(run), shlex.join(["cascade-batch", *plain])
-    if outcome.state == sitting.TOO_MANY_FAILED:
+    if outcome.state == TOO_MANY_FAILED:
         return [
             failed_query(run),
             f"cascade-batch render ... --out {quoted} --retry-failed --max-failed-rows N   (a higher N goes on)",
         ]
-    if outcome.state != sitting.FINISHED:
+    if outcome.state != FINISHED:
         return [f"{again}   (goes on where it stopped)", f"cascade-batch status {quoted}"]
     steps = [f"cascade-batch verify {quoted}", f"duckdb -c {shlex.quote(images_query(run))}"]
     if outcome.failed_rows:

@@ -16,9 +16,7 @@ def status_command(arguments: Namespace) -> int:
     )
     print(f"failed  {_failed(status, arguments.run)}")
     print(f"driver  {status.driver}")
-    last = (
-        status.outcome["state"] if status.outcome else "the last sitting has not ended: it runs, or it died"
-    )
+    last = status.outcome.state if status.outcome else "the last sitting has not ended: it runs, or it died"
     print(f"last    {last}")
     return FINISHED
 

@@ -8,6 +8,7 @@ from cascade_batch import weights
 from cascade_batch.errors import WeightsError
 from cascade_batch.model.geometry import embedding_side
 from cascade_batch.model.parts import STAGE_BA_PARTS, STAGE_C_PARTS, Lora
+from cascade_batch.model.stages import PerPool
 from cascade_batch.pipeline.rates import Measured
 from cascade_batch.pipeline.runners.local import LocalRunner
 from cascade_batch.pipeline.sitting import SHARE_C
@@ -34,13 +35,10 @@ def calibrate(spec: Spec, plan: Plan) -> Measured:
     """
     group = max(plan.groups, key=lambda kind: plan.groups[kind])
     size = (group.width, group.height)
-    of_size = [
-        tuple(load for load in loads if (load.width, load.height) == size)
-        for loads in (plan.loads_c, plan.loads_ba)
-    ]
-    embeddings, device_c, seconds_c = _run_c(spec, group, of_size[0])
-    device_ba, seconds_ba = _run_ba(spec, group, of_size[1], embeddings)
-    return Measured({group: 1}, (seconds_c, seconds_ba), ((device_c,), (device_ba,)))
+    of_size = plan.loads.map(lambda loads: tuple(load for load in loads if (load.width, load.height) == size))
+    embeddings, device_c, seconds_c = _run_c(spec, group, of_size.c)
+    device_ba, seconds_ba = _run_ba(spec, group, of_size.ba, embeddings)
+    return Measured({group: 1}, PerPool(seconds_c, seconds_ba), PerPool((device_c,), (device_ba,)))
 
 
 def _run_c(spec: Spec, group: ImageGroup, loads: tuple[SizeLoad, ...]) -> tuple[pa.Table, str, float]:

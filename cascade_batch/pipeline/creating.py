@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
 import pyarrow as pa
 
@@ -12,12 +11,12 @@ from cascade_batch.errors import PromptTableError, SpecError
 from cascade_batch.model.geometry import embedding_side
 from cascade_batch.plan.planning import Plan, make_plan, plan_table
 from cascade_batch.prompts import PromptTable, open_table
-from cascade_batch.run import loads, paths
-from cascade_batch.run.records import create_json, read_json
-from cascade_batch.run.run import Run, check_format
+from cascade_batch.run import paths
+from cascade_batch.run.records import PlanRecord, RunRecord, create_json
+from cascade_batch.run.run import Run, read_run_record
 from cascade_batch.run.schemas import FORMAT, MANIFEST_COLUMNS, embedding_schema, manifest_schema
-from cascade_batch.run.shards import read_plan, write_plan
-from cascade_batch.settings import Spec, differing_fields, spec_from_dict, spec_to_dict
+from cascade_batch.run.shards import write_plan
+from cascade_batch.settings import Spec, differing_fields
 from cascade_batch.storage import Storage
 from cascade_batch.storage.urls import split_query
 
@@ -33,7 +32,7 @@ def open_or_create(
         SpecError: the run was made with a spec that gives other pictures; every field is named.
         PromptTableError: the table cannot be planned, or is no longer the one that was planned.
     """
-    record = read_json(storage, paths.RUN)
+    record = read_run_record(storage)
     if record is None:
         return _create(spec, storage, check)
     table = open_table(spec.prompts, reserved=MANIFEST_COLUMNS)
@@ -45,35 +44,33 @@ def _create(spec: Spec, storage: Storage, check: Callable[[PromptTable], object]
     table, plan = plan_table(spec)
     check(table)
     record = _record(spec, table, plan)
-    stored = create_json(storage, paths.RUN, record)
-    if stored["created"] != record["created"]:  # another driver created it first
+    stored = RunRecord.from_json(create_json(storage, paths.RUN, record.to_json()), storage.uri)
+    if stored.created != record.created:  # another driver created it first
         return _resume(spec, storage, stored, table)
-    return Run(storage, spec, stored, write_plan(storage, plan.shards), table)
+    return _with_plan(Run(storage, stored, table), plan.shards)
 
 
-def _record(spec: Spec, table: PromptTable, plan: Plan) -> dict[str, Any]:
+def _with_plan(run: Run, shards: pa.Table) -> Run:
+    """The run with the plan that stands now, which another driver may have written first."""
+    return replace(run, given_shards=write_plan(run.storage, shards))
+
+
+def _record(spec: Spec, table: PromptTable, plan: Plan) -> RunRecord:
     sizes = {(embedding_side(height), embedding_side(width)) for width, height in plan.sizes}
     size = sizes.pop() if len(sizes) == 1 else None
-    return {
-        "format": FORMAT,
-        "spec": spec_to_dict(_without_query(spec)),
-        "table": table.to_json(),
-        "plan": {
-            "prompts": plan.prompts,
-            "images": plan.images,
-            "shards": plan.shards.num_rows,
-            "padded_c": plan.padded_c,
-            "padded_ba": plan.padded_ba,
-            "loads": {"c": loads.to_json(plan.loads_c), "ba": loads.to_json(plan.loads_ba)},
-        },
-        "embedding_size": size,
-        "schemas": {
+    return RunRecord(
+        format=FORMAT,
+        spec=_without_query(spec),
+        table=table,
+        plan=PlanRecord(plan.prompts, plan.images, plan.shards.num_rows, plan.padded, plan.loads),
+        embedding_size=size,
+        schemas={
             "embeddings": _described(embedding_schema(size)),
             "manifest": _described(manifest_schema(table.carried)),
         },
-        "versions": {"cascade_batch": __version__, "pyarrow": pa.__version__},
-        "created": datetime.now(UTC).isoformat(),
-    }
+        versions={"cascade_batch": __version__, "pyarrow": pa.__version__},
+        created=datetime.now(UTC).isoformat(),
+    )
 
 
 def _without_query(spec: Spec) -> Spec:
@@ -85,16 +82,14 @@ def _described(schema: pa.Schema) -> list[str]:
     return [f"{field.name}: {field.type}" for field in schema]
 
 
-def _resume(spec: Spec, storage: Storage, record: dict[str, Any], table: PromptTable) -> Run:
-    check_format(record, storage.uri)
-    stored = spec_from_dict(record["spec"])
-    _check_spec(stored, spec, storage.uri)
-    planned = PromptTable.from_json(record["table"], root=table.root, query=table.query)
-    _check_table(planned, table)
+def _resume(spec: Spec, storage: Storage, record: RunRecord, table: PromptTable) -> Run:
+    _check_spec(record.spec, spec, storage.uri)
+    _check_table(record.table, table)
+    run = Run(storage, record, record.table.at(table.root, table.query))
     if storage.exists(paths.PLAN):
-        return Run(storage, stored, record, read_plan(storage), planned)
+        return run
     # The driver that wrote run.json died before it wrote the plan, or is just about to.
-    return Run(storage, stored, record, write_plan(storage, make_plan(planned, stored).shards), planned)
+    return _with_plan(run, make_plan(run.table, record.spec).shards)
 
 
 def _check_spec(stored: Spec, wanted: Spec, uri: str) -> None:

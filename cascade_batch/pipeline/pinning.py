@@ -1,14 +1,13 @@
 """What a run holds to from its first rendering on: numerics and weights, in whatever cluster it goes on."""
 
-import json
 from dataclasses import replace
-from typing import Any
 
 from cascade_batch.errors import SpecError, WeightsError
 from cascade_batch.model.numerics import SWITCHES
+from cascade_batch.model.stages import PerPool
 from cascade_batch.plan.pools import Pools
 from cascade_batch.run import paths
-from cascade_batch.run.records import create_json, read_json
+from cascade_batch.run.records import Numerics, PoolNumerics, create_json, read_json
 from cascade_batch.settings import AUTO_BATCH, PROBE_BATCH, DtypeSpec, PoolSpec, PoolsSpec
 from cascade_batch.storage import Storage
 
@@ -20,12 +19,12 @@ def settled(pools: PoolsSpec, dtype: DtypeSpec, storage: Storage) -> tuple[Pools
     """
     _check_probe(pools, storage)
     keys = [info.key for info in storage.list(paths.NUMERICS) if paths.is_numerics(info.key)]
-    recorded = read_json(storage, keys[0]) if keys else None
-    if recorded is None:
+    tree = read_json(storage, keys[0]) if keys else None
+    if tree is None:
         return pools, dtype
-    c, ba = recorded["c"], recorded["ba"]
-    held = replace(pools, c=_held_to(pools.c, c, "pools.c"), ba=_held_to(pools.ba, ba, "pools.ba"))
-    return held, DtypeSpec(c=c["dtype"], ba=ba["dtype"])
+    fixed = Numerics.from_json(tree)
+    held = PerPool.of(lambda stage: _held_to(pools[stage], fixed[stage], f"pools.{stage.key}"))
+    return replace(pools, c=held.c, ba=held.ba), DtypeSpec(c=fixed.c.dtype, ba=fixed.ba.dtype)
 
 
 def _check_probe(pools: PoolsSpec, storage: Storage) -> None:
@@ -38,31 +37,25 @@ def _check_probe(pools: PoolsSpec, storage: Storage) -> None:
         )
 
 
-def _held_to(pool: PoolSpec, recorded: dict[str, Any], name: str) -> PoolSpec:
+def _held_to(pool: PoolSpec, fixed: PoolNumerics, name: str) -> PoolSpec:
     for key in ("batch", "threads"):
-        wanted = getattr(pool, key)
-        if wanted not in (None, AUTO_BATCH, recorded[key]):
+        wanted, recorded = getattr(pool, key), getattr(fixed, key)
+        if wanted not in (None, AUTO_BATCH, recorded):
             raise SpecError(
                 f"{name}.{key} was fixed when this run first rendered; another gives other bytes",
                 where=paths.NUMERICS,
                 got=wanted,
-                expected=recorded[key],
-                next_step=f"--set {name}.{key}={recorded[key]}, or choose another --out",
+                expected=recorded,
+                next_step=f"--set {name}.{key}={recorded}, or choose another --out",
             )
-    return replace(pool, batch=recorded["batch"], threads=recorded["threads"])
+    return replace(pool, batch=fixed.batch, threads=fixed.threads)
 
 
-def numerics_text(pools: Pools) -> str:
-    """What `numerics/<device kind>.json` must say. A batch that is not a number is measured (`workers.probing`)."""
-    fixed = {
-        name: {
-            "batch": pool.settings.batch,
-            "threads": pool.settings.threads,
-            "dtype": pool.settings.dtype,
-        }
-        for name, pool in (("c", pools.c), ("ba", pools.ba))
-    }
-    return json.dumps({**fixed, "switches": SWITCHES}, sort_keys=True)
+def numerics_of(pools: Pools) -> Numerics:
+    """What these pools hold to. A batch that is not a number is measured (`workers.probing`)."""
+    told = pools.map(lambda pool: pool.settings)
+    held = told.map(lambda settings: PoolNumerics(settings.batch, settings.threads, settings.dtype))
+    return Numerics(held.c, held.ba, SWITCHES)
 
 
 def fixed_weights(storage: Storage, digests: dict[str, str]) -> dict[str, str]:

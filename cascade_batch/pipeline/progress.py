@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass, field
 
+from cascade_batch.model.stages import STAGES, PerPool
 from cascade_batch.workers.shards import ShardData
 
 
@@ -16,13 +17,12 @@ class Progress:
     failed_rows: int = 0
     to_retry: int = 0
     """Failed rows whose retry has not ended yet; they count as failed, but against no limit."""
-    actors_c: int = 1
-    actors_ba: int = 1
+    actors: PerPool[int] = field(default_factory=lambda: PerPool(1, 1))
     """At most, for a pool that grows."""
     images_now: int = 0
     """Committed in this sitting."""
-    busy_c: float = 0.0
-    busy_ba: float = 0.0
+    busy: PerPool[float] = field(default_factory=lambda: PerPool(0.0, 0.0))
+    """Seconds that actors rendered."""
     retries: int = 0
     """Requests to stores that were sent again in this sitting."""
     started: float = field(default_factory=time.monotonic)
@@ -37,13 +37,12 @@ class Progress:
             self.done_images += data.ticket.images
         self.failed_rows += data.failed_rows - retried
         self.to_retry -= retried
-        self.busy_c += data.seconds_c
-        self.busy_ba += data.seconds_ba
-        self._rendered_at_least(data.seconds_c + data.seconds_ba)
+        self.busy = PerPool.of(lambda stage: self.busy[stage] + data.seconds[stage])
+        self._rendered_at_least(sum(data.seconds))
 
     def _rendered_at_least(self, shard_s: float) -> None:
         """Commits lag behind the pools at first, and come in a row then: the pools began before what they have done."""
-        seconds = max(shard_s, self.busy_c / self.actors_c, self.busy_ba / self.actors_ba)
+        seconds = max(shard_s, *(self.busy[stage] / self.actors[stage] for stage in STAGES))
         began = max(self.started, time.monotonic() - seconds)
         self.rendering_since = min(self.rendering_since or began, began)
 
@@ -69,10 +68,7 @@ class Progress:
         return (self.total_images - self.done_images) / self.images_per_second
 
     @property
-    def busy_share_c(self) -> float:
-        """Share of the actors' time since the first shard began in which pool C rendered."""
-        return self.busy_c / (self._rendering_seconds * self.actors_c)
-
-    @property
-    def busy_share_ba(self) -> float:
-        return self.busy_ba / (self._rendering_seconds * self.actors_ba)
+    def busy_share(self) -> PerPool[float]:
+        """Share of each pool's actors' time since the first shard began in which they rendered."""
+        seconds = self._rendering_seconds
+        return PerPool.of(lambda stage: self.busy[stage] / (seconds * self.actors[stage]))

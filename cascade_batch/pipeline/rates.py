@@ -5,7 +5,7 @@ Where several kinds of device rendered, the rate is the mean over their images.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from cascade_batch import weights
 from cascade_batch.errors import SpecError
 from cascade_batch.model import flops
+from cascade_batch.model.stages import STAGES, PerPool
 from cascade_batch.plan.planning import ImageGroup
 from cascade_batch.run.manifest import committed_shards, read_manifests
 from cascade_batch.run.run import open_existing
@@ -23,9 +24,7 @@ SHARDS = 512
 _GROUP_COLUMNS = [
     "width", "height", "prior_steps", "prior_guidance_scale", "decoder_steps", "decoder_guidance_scale",
 ]  # fmt: skip
-_COLUMNS = [
-    *_GROUP_COLUMNS, "status", "stage_c_seconds", "stage_ba_seconds", "stage_c_device", "stage_ba_device",
-]  # fmt: skip
+_COLUMNS = [*_GROUP_COLUMNS, "status", *(s.cost(name) for name in ("seconds", "device") for s in STAGES)]
 
 
 @dataclass(frozen=True)
@@ -38,14 +37,11 @@ class PoolRate:
 
 
 @dataclass(frozen=True)
-class Rates:
-    c: PoolRate
-    ba: PoolRate
-
+class Rates(PerPool[PoolRate]):
     @property
     def share_c(self) -> float:
         """Pool C's share of an image's seconds."""
-        return self.c.seconds / (self.c.seconds + self.ba.seconds)
+        return self.c.seconds / sum(rate.seconds for rate in self)
 
 
 @dataclass(frozen=True)
@@ -53,28 +49,19 @@ class Measured:
     """Images of some kinds, and the seconds that they took in all."""
 
     groups: Mapping[ImageGroup, int]
-    seconds: tuple[float, float]
-    """Pool C's, pool BA's."""
-    devices: tuple[tuple[str, ...], tuple[str, ...]]
+    seconds: PerPool[float]
+    devices: PerPool[tuple[str, ...]]
 
     def rates(self) -> Rates:
         """Of the images that were measured."""
         images = sum(self.groups.values())
-        c, ba = (
-            PoolRate(*both) for both in zip((s / images for s in self.seconds), self.devices, strict=True)
-        )
-        return Rates(c, ba)
+        return Rates(*PerPool.of(lambda stage: PoolRate(self.seconds[stage] / images, self.devices[stage])))
 
     def rates_of(self, groups: Mapping[ImageGroup, int], configs: "Configs") -> Rates:
         """Of other images, by their FLOPs."""
-        here = self.rates()
-        c, ba = (
-            PoolRate(
-                rate.seconds * _mean(groups, configs, pool) / _mean(self.groups, configs, pool), rate.devices
-            )
-            for pool, rate in enumerate((here.c, here.ba))
-        )
-        return Rates(c, ba)
+        here, theirs, ours = self.rates(), _mean(groups, configs), _mean(self.groups, configs)
+        seconds = PerPool.of(lambda stage: here[stage].seconds * theirs[stage] / ours[stage])
+        return Rates(*PerPool.of(lambda stage: PoolRate(seconds[stage], here[stage].devices)))
 
 
 @dataclass(frozen=True)
@@ -92,19 +79,22 @@ class Configs:
         return cls(**{name: weights.read_config(parts[name]) for name in names})
 
 
-def image_flops(group: ImageGroup, configs: Configs) -> tuple[int, int]:
-    """FLOPs of one image in pool C and in pool BA."""
+def image_flops(group: ImageGroup, configs: Configs) -> PerPool[int]:
+    """FLOPs of one image in each pool."""
     height, width = group.height, group.width
     prior = flops.stage_c_flops(configs.stage_c, height, width, group.prior_steps, group.prior_guided)
     decoder = flops.stage_b_flops(configs.stage_b, height, width, group.decoder_steps, group.decoder_guided)
-    return (
+    return PerPool(
         prior + flops.text_flops(configs.text_encoder, 2),
         decoder + flops.stage_a_flops(configs.stage_a, height, width),
     )
 
 
-def _mean(groups: Mapping[ImageGroup, int], configs: Configs, pool: int) -> float:
-    return sum(image_flops(group, configs)[pool] * n for group, n in groups.items()) / sum(groups.values())
+def _mean(groups: Mapping[ImageGroup, int], configs: Configs) -> PerPool[float]:
+    """FLOPs of one image of these, on average."""
+    total = sum(groups.values())
+    each = [(image_flops(group, configs), images) for group, images in groups.items()]
+    return PerPool.of(lambda stage: sum(cost[stage] * images for cost, images in each) / total)
 
 
 def measured_in(uri: str) -> Measured:
@@ -114,20 +104,17 @@ def measured_in(uri: str) -> Measured:
         SpecError: it has rendered nothing.
         StorageError: there is no run.
     """
-    groups, seconds = Counter[ImageGroup](), [0.0, 0.0]
-    devices: tuple[set[str], set[str]] = (set(), set())
+    groups = Counter[ImageGroup]()
+    seconds, devices = PerPool[list[float]]([], []), PerPool[set[str]](set(), set())
     for manifest in _manifests(uri):
         groups.update(_groups(manifest))
-        for pool, stage in enumerate(("stage_c", "stage_ba")):
-            seconds[pool] += sum(manifest[f"{stage}_seconds"].to_pylist())
-            devices[pool].update(manifest[f"{stage}_device"].to_pylist())
-    if not groups or not all(seconds):
+        for stage in STAGES:
+            seconds[stage].extend(manifest[stage.cost("seconds")].to_pylist())
+            devices[stage].update(manifest[stage.cost("device")].to_pylist())
+    total = seconds.map(sum)
+    if not groups or not all(total):
         raise SpecError("that run has rendered nothing to measure", where=uri, expected="committed images")
-    return Measured(groups, (seconds[0], seconds[1]), (_sorted(devices[0]), _sorted(devices[1])))
-
-
-def _sorted(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(names))
+    return Measured(groups, total, devices.map(lambda names: tuple(sorted(names))))
 
 
 def _manifests(uri: str) -> Iterator[pa.Table]:

@@ -3,9 +3,10 @@
 State lives on storage only. What is done is what `manifest/` lists; everything else is left to do.
 """
 
+import json
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -13,8 +14,9 @@ import pyarrow.compute as pc
 
 from cascade_batch import weights
 from cascade_batch.errors import CascadeError, StorageError
+from cascade_batch.model.stages import STAGES
 from cascade_batch.pipeline.creating import open_or_create
-from cascade_batch.pipeline.pinning import fixed_weights, numerics_text, settled
+from cascade_batch.pipeline.pinning import fixed_weights, numerics_of, settled
 from cascade_batch.pipeline.progress import Progress
 from cascade_batch.pipeline.rates import measured_in
 from cascade_batch.pipeline.runners.runner import Runner, Setup
@@ -24,7 +26,15 @@ from cascade_batch.run import paths
 from cascade_batch.run.embeddings import committed_embeddings
 from cascade_batch.run.heartbeat import Heartbeat
 from cascade_batch.run.manifest import committed_shards, read_manifests, write_table
-from cascade_batch.run.records import read_json, write_outcome
+from cascade_batch.run.records import (
+    FINISHED,
+    INCOMPLETE,
+    INTERRUPTED,
+    TOO_MANY_FAILED,
+    Outcome,
+    read_outcome,
+    write_outcome,
+)
 from cascade_batch.run.run import Run
 from cascade_batch.settings import PoolsSpec, Spec, sampling_of, text_options_of
 from cascade_batch.storage import Storage
@@ -37,37 +47,6 @@ SHARE_C = 0.72
 """Stage C's share of a published image's FLOPs (163 of 227 TF at 1024 px); splits a cluster's GPUs if no run does."""
 ERRORS_IN_A_ROW = 3
 """Undone shards in a row after which a sitting stops instead of spending on."""
-
-FINISHED, INCOMPLETE, TOO_MANY_FAILED, INTERRUPTED = (
-    "finished",
-    "incomplete",
-    "too_many_failed",
-    "interrupted",
-)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a sitting ended; stands in `outcome.json`."""
-
-    state: str
-    images: int
-    images_done: int
-    images_now: int
-    failed_rows: int
-    """Of all sittings if the run is finished or has a limit of failed rows, else of this sitting."""
-    shards_undone: int
-    errors: tuple[str, ...]
-    seconds: float
-    images_per_second: float
-    busy_share_c: float
-    busy_share_ba: float
-    padded_c: float
-    padded_ba: float
-    """Share of the places in the batches that hold no image, over the whole plan; at batch 4 if workers choose."""
-    ended: str
-    retries: int = 0
-    """Requests to stores that were sent again in this sitting, by the driver and the workers."""
 
 
 class Observer(Protocol):
@@ -124,7 +103,7 @@ def render(
             setup = _setup(spec, run, runner, observer, share_c)
         except KeyboardInterrupt:
             return _finish(run, progress, done, (), INTERRUPTED)
-        progress.actors_c, progress.actors_ba = setup.pools.c.most, setup.pools.ba.most
+        progress.actors = setup.pools.map(lambda pool: pool.most)
         # Closed after the outcome stands: stopping the pools may outlast the grace a stopped job is given.
         with closing(runner.run(tickets, setup)) as shards:
             return _drive(spec, run, shards, progress, done, observer)
@@ -188,14 +167,14 @@ def _setup(spec: Spec, run: Run, runner: Runner, observer: Observer, share_c: fl
     wanted, dtype = settled(spec.pools, spec.model.dtype, run.storage)
     pools = runner.size_pools(wanted, dtype, share_c)
     digests = fixed_weights(run.storage, runner.weight_digests(spec.model, extra))
-    for name, pool, asked in (("C", pools.c, spec.pools.c), ("BA", pools.ba, spec.pools.ba)):
-        observer.note(_described(name, pool))
-        if asked.max_actors and not pool.max_actors:
-            observer.note(f"pool {name} does not grow: this runner has one worker for it")
+    for stage in STAGES:
+        observer.note(_described(stage.label, pools[stage]))
+        if spec.pools[stage].max_actors and not pools[stage].max_actors:
+            observer.note(f"pool {stage.label} does not grow: this runner has one worker for it")
     ref = RunRef(
         run.storage.uri,
         run.storage.create_only,
-        numerics_text(pools),
+        json.dumps(numerics_of(pools).to_json(), sort_keys=True),
         run.table.root,
         run.table.query,
         spec.limits.picture_pixels,
@@ -210,7 +189,7 @@ def _setup(spec: Spec, run: Run, runner: Runner, observer: Observer, share_c: fl
         spec.limits.attempts,
         extra,
         text_options_of(spec.text),
-        run.loads,
+        run.record.plan.loads,
     )
 
 
@@ -266,10 +245,10 @@ def _finish(run: Run, progress: Progress, done: set[int], errors: tuple[str, ...
     """Derive the analysts' table if the run is whole, and write down how the sitting ended."""
     failed_rows = progress.failed_rows
     if state == FINISHED:
-        last = read_json(run.storage, paths.OUTCOME)
-        unchanged = last and last["state"] == FINISHED and not progress.images_now
+        last = read_outcome(run.storage)
+        unchanged = last and last.state == FINISHED and not progress.images_now
         if last and unchanged and run.storage.list(paths.TABLE):
-            failed_rows = last["failed_rows"]
+            failed_rows = last.failed_rows
         else:
             failed_rows = write_table(run.storage, done, run.manifest_schema)
     outcome = Outcome(
@@ -282,10 +261,8 @@ def _finish(run: Run, progress: Progress, done: set[int], errors: tuple[str, ...
         errors=errors,
         seconds=progress.seconds,
         images_per_second=progress.images_per_second,
-        busy_share_c=progress.busy_share_c,
-        busy_share_ba=progress.busy_share_ba,
-        padded_c=run.record["plan"]["padded_c"],
-        padded_ba=run.record["plan"]["padded_ba"],
+        busy_share=progress.busy_share,
+        padded=run.record.plan.padded,
         ended=datetime.now(UTC).isoformat(),
         retries=progress.retries + take_retries(),
     )
@@ -295,7 +272,7 @@ def _finish(run: Run, progress: Progress, done: set[int], errors: tuple[str, ...
 def _written_down(outcome: Outcome, storage: Storage) -> Outcome:
     """The outcome, with the error of a store that would not take it: what is committed stands all the same."""
     try:
-        write_outcome(storage, asdict(outcome))
+        write_outcome(storage, outcome)
     except StorageError as error:
         state = INCOMPLETE if outcome.state == FINISHED else outcome.state
         return replace(outcome, state=state, errors=(*outcome.errors, str(error)))

@@ -5,13 +5,15 @@ all of a file without such columns. It is a pure function of table and spec.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from cascade_batch.model.stages import PerPool
 from cascade_batch.plan.cutting import Cuts, Limits, cut_file
 from cascade_batch.prompts import check_carried, open_table
 from cascade_batch.prompts.checks import check_values
@@ -48,11 +50,9 @@ class Plan:
     images: int
     groups: dict[ImageGroup, int]
     """Images of each kind."""
-    slots_c: int
-    slots_ba: int
+    slots: PerPool[int]
     """Places in the batches of each pool, padding included; `assumed_batch` where the workers are to choose."""
-    loads_c: tuple[SizeLoad, ...] = ()
-    loads_ba: tuple[SizeLoad, ...] = ()
+    loads: PerPool[tuple[SizeLoad, ...]]
     """What each pool renders of the most frequent sizes, for choosing a batch."""
 
     @property
@@ -61,14 +61,9 @@ class Plan:
         return {(group.width, group.height) for group in self.groups}
 
     @property
-    def padded_c(self) -> float:
-        """Share of pool C's places that hold no image."""
-        return 1 - self.images / self.slots_c if self.slots_c else 0.0
-
-    @property
-    def padded_ba(self) -> float:
-        """Share of pool BA's places that hold no image."""
-        return 1 - self.images / self.slots_ba if self.slots_ba else 0.0
+    def padded(self) -> PerPool[float]:
+        """Share of each pool's places that hold no image."""
+        return self.slots.map(lambda slots: 1 - self.images / slots if slots else 0.0)
 
     def shard(self, index: int) -> Shard:
         return Shard(**self.shards.slice(index, 1).to_pylist()[0])
@@ -98,10 +93,8 @@ def make_plan(table: PromptTable, spec: Spec) -> Plan:
         prompts=sum(limits),
         images=groups.total(),
         groups=dict(sorted(groups.items())),
-        slots_c=sum(file.slots[0] for file in files),
-        slots_ba=sum(file.slots[1] for file in files),
-        loads_c=most_frequent(file.loads[0] for file in files),
-        loads_ba=most_frequent(file.loads[1] for file in files),
+        slots=PerPool.of(lambda stage: sum(file.slots[stage] for file in files)),
+        loads=PerPool.of(lambda stage: most_frequent(file.loads[stage] for file in files)),
     )
 
 
@@ -115,8 +108,8 @@ class _FilePlan:
     cuts: Cuts
     hashes: np.ndarray
     groups: Counter[ImageGroup]
-    slots: tuple[int, int]
-    loads: tuple[dict[Size, SizeLoad], dict[Size, SizeLoad]]
+    slots: PerPool[int]
+    loads: PerPool[dict[Size, SizeLoad]]
 
 
 _COSTS = {
@@ -130,10 +123,8 @@ _COSTS = {
 }
 """Column -> what planning keeps of it. Guidance above 1 is on, as in the published pipelines."""
 _KINDS = tuple(kept for kept, _ in _COSTS.values() if kept != "num_images")
-_STAGES = (
-    ("width", "height", "prior_steps", "prior_guided"),
-    ("width", "height", "decoder_steps", "decoder_guided"),
-)
+_TOGETHER = PerPool.of(lambda stage: ("width", "height", stage.steps, f"{stage.asked}_guided"))
+"""What images of one batch have in common in each pool."""
 
 
 def _plan_file(table: PromptTable, index: int, rows: int, spec: Spec, with_ids: bool) -> _FilePlan:
@@ -153,7 +144,8 @@ def _plan_file(table: PromptTable, index: int, rows: int, spec: Spec, with_ids: 
     pixel_bytes = np.broadcast_to(values["width"].astype(np.int64) * values["height"] * 3, rows)
     limits = Limits(spec.shards.prompts, spec.shards.images)
     cuts = cut_file(np.broadcast_to(values["num_images"], rows), pixel_bytes, limits)
-    groups, slots, loads = _counted(cuts, values, (assumed_batch(spec.pools.c), assumed_batch(spec.pools.ba)))
+    groups, in_pools = _counted(cuts, values, spec.pools.map(assumed_batch))
+    slots, loads = in_pools.map(lambda pool: pool[0]), in_pools.map(lambda pool: pool[1])
     return _FilePlan(cuts, np.concatenate([np.empty(0, np.uint64), *hashes]), groups, slots, loads)
 
 
@@ -173,30 +165,35 @@ def _filled(values: Mapping[str, np.ndarray], render: RenderSpec) -> dict[str, n
 
 
 def _counted(
-    cuts: Cuts, values: Mapping[str, np.ndarray], batches: tuple[int, int]
-) -> tuple[Counter[ImageGroup], tuple[int, int], tuple[dict[Size, SizeLoad], dict[Size, SizeLoad]]]:
-    """Images of each kind; in each pool the places that batches of one kind within one shard take; its loads."""
+    cuts: Cuts, values: Mapping[str, np.ndarray], batches: PerPool[int]
+) -> tuple[Counter[ImageGroup], PerPool[tuple[int, dict[Size, SizeLoad]]]]:
+    """Images of each kind; in each pool the places that batches of one kind within one shard take, and its loads."""
     rows, images = _rows_of(cuts, values["num_images"])
     shard = np.repeat(np.arange(len(cuts.rows)), cuts.rows) if len(rows) else rows
     varying = [name for name in _KINDS if values[name].ndim]
     entries = pa.table({"shard": shard, "images": images, **{name: values[name][rows] for name in varying}})
-    kinds = entries.group_by(varying).aggregate([("images", "sum")]).to_pylist()
     fixed = {name: values[name].item() for name in _KINDS if name not in varying}
     groups: Counter[ImageGroup] = Counter()
-    for kind in kinds if len(rows) else ():
+    for kind in _totals(entries, varying).to_pylist() if len(rows) else ():
         count = kind.pop("images_sum")
         groups[ImageGroup(**fixed, **kind)] += count
-    slots, loads = [], []
-    for stage, batch in zip(_STAGES, batches, strict=True):
-        keys = ["shard", *(name for name in stage if name in varying)]
-        table = entries.group_by(keys).aggregate([("images", "sum")])
-        sums = table["images_sum"].to_numpy()
-        slots.append(int((-(-sums // batch) * batch).sum()))
-        width, height, _, guided = (
-            table[name].to_numpy() if name in varying else np.full(len(sums), fixed[name]) for name in stage
-        )
-        loads.append(loads_of(width, height, guided, sums))
-    return groups, (slots[0], slots[1]), (loads[0], loads[1])
+    return groups, PerPool.of(lambda stage: _in_pool(entries, fixed, _TOGETHER[stage], batches[stage]))
+
+
+def _in_pool(
+    entries: pa.Table, fixed: Mapping[str, Any], together: Sequence[str], batch: int
+) -> tuple[int, dict[Size, SizeLoad]]:
+    """Places of one pool's batches, and its loads by size."""
+    table = _totals(entries, ["shard", *(name for name in together if name not in fixed)])
+    sums = table["images_sum"].to_numpy()
+    width, height, _, guided = (
+        np.full(len(sums), fixed[name]) if name in fixed else table[name].to_numpy() for name in together
+    )
+    return int((-(-sums // batch) * batch).sum()), loads_of(width, height, guided, sums)
+
+
+def _totals(entries: pa.Table, keys: list[str]) -> pa.Table:
+    return entries.group_by(keys).aggregate([("images", "sum")])
 
 
 def _rows_of(cuts: Cuts, num_images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

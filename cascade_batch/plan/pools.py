@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cascade_batch.errors import SpecError
+from cascade_batch.model.stages import STAGES, PerPool
 from cascade_batch.settings import DtypeSpec, PoolSpec, PoolsSpec
 
 CPU_ACTOR_SHARE = 0.75
@@ -61,21 +62,19 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Pools:
-    c: Pool
-    ba: Pool
+class Pools(PerPool[Pool]):
     step_cpus: float
     """Of one reading or committing step."""
 
     @property
     def gpus(self) -> float:
         """Of all actors, growing pools at their least."""
-        return self.c.actors * self.c.gpus + self.ba.actors * self.ba.gpus
+        return sum(pool.actors * pool.gpus for pool in self)
 
     @property
     def cpus(self) -> float:
         """Of all actors, growing pools at their least; steps take theirs besides."""
-        return self.c.actors * self.c.cpus + self.ba.actors * self.ba.cpus
+        return sum(pool.actors * pool.cpus for pool in self)
 
 
 def size_pools(spec: PoolsSpec, dtype: DtypeSpec, nodes: Sequence[Node], share_c: float) -> Pools:
@@ -89,13 +88,12 @@ def size_pools(spec: PoolsSpec, dtype: DtypeSpec, nodes: Sequence[Node], share_c
     """
     gpus, cpus = sum(n.gpus for n in nodes), sum(n.cpus for n in nodes)
     largest = max(n.cpus for n in nodes)
-    share = (_gpu_share(spec.c, gpus), _gpu_share(spec.ba, gpus))
+    share = spec.map(lambda pool: _gpu_share(pool, gpus))
     actors = _actors(spec, share, gpus, share_c)
-    most = sum(pool.max_actors or number for pool, number in zip((spec.c, spec.ba), actors, strict=True))
-    pools = [
-        _pool(pool, number, gpu, min(largest, cpus / most), largest, name)
-        for pool, number, gpu, name in zip((spec.c, spec.ba), actors, share, (dtype.c, dtype.ba), strict=True)
-    ]
+    cores = min(largest, cpus / sum(spec[stage].max_actors or actors[stage] for stage in STAGES))
+    pools = PerPool.of(
+        lambda stage: _pool(spec[stage], actors[stage], share[stage], cores, largest, dtype[stage])
+    )
     sized = Pools(*pools, step_cpus=1.0 if gpus else 1.0 - CPU_ACTOR_SHARE)
     _check_fit(sized, nodes)
     return sized
@@ -107,15 +105,15 @@ def _gpu_share(pool: PoolSpec, gpus: float) -> float:
     return 0.0 if gpus == 0 else 0.5 if gpus == 1 else 1.0
 
 
-def _actors(spec: PoolsSpec, share: tuple[float, float], gpus: float, share_c: float) -> tuple[int, int]:
-    c, ba = (pool.actors or (1 if pool.max_actors else None) for pool in (spec.c, spec.ba))
+def _actors(spec: PoolsSpec, share: PerPool[float], gpus: float, share_c: float) -> PerPool[int]:
+    c, ba = spec.map(lambda pool: pool.actors or (1 if pool.max_actors else None))
     if c is None and ba is None and all(share) and gpus > 1:
         c = best_split(int(gpus / max(share)), share_c)
     if c is None:
-        c = _rest(gpus - (spec.ba.max_actors or ba or 1) * share[1], share[0], gpus)
+        c = _rest(gpus - (spec.ba.max_actors or ba or 1) * share.ba, share.c, gpus)
     if ba is None:
-        ba = _rest(gpus - (spec.c.max_actors or c) * share[0], share[1], gpus)
-    return c, ba
+        ba = _rest(gpus - (spec.c.max_actors or c) * share.c, share.ba, gpus)
+    return PerPool(c, ba)
 
 
 def _rest(left: float, share: float, gpus: float) -> int:
@@ -153,7 +151,7 @@ def _check_fit(pools: Pools, nodes: Sequence[Node]) -> None:
     if need_cpus > have_cpus + 1e-6:
         raise _too_much(pools, "CPUs", need_cpus, have_cpus)
     free = [[n.gpus, n.cpus] for n in nodes]
-    wanted = [(p.gpus, p.cpus) for p in (pools.c, pools.ba) for _ in range(p.actors)]
+    wanted = [(p.gpus, p.cpus) for p in pools for _ in range(p.actors)]
     for gpus, cpus in sorted(wanted, reverse=True):
         node = next((f for f in free if f[0] + 1e-6 >= gpus and f[1] + 1e-6 >= cpus), None)
         if node is None:
@@ -162,12 +160,15 @@ def _check_fit(pools: Pools, nodes: Sequence[Node]) -> None:
         node[1] -= cpus
 
 
+def _size(label: str, pool: Pool) -> str:
+    return f"pool {label} {pool.actors} x ({pool.gpus:g} GPU, {pool.cpus:g} CPU)"
+
+
 def _too_much(pools: Pools, what: str, need: object, have: object) -> SpecError:
-    c, ba = pools.c, pools.ba
+    sizes = [_size(stage.label, pools[stage]) for stage in STAGES]
     return SpecError(
         f"the pools do not fit the cluster: not enough {what}",
-        where=f"pool C {c.actors} x ({c.gpus:g} GPU, {c.cpus:g} CPU), "
-        f"pool BA {ba.actors} x ({ba.gpus:g} GPU, {ba.cpus:g} CPU), steps {pools.step_cpus:g} CPU",
+        where=f"{', '.join(sizes)}, steps {pools.step_cpus:g} CPU",
         got=need,
         expected=f"at most {have}",
         next_step="lower pools.c.actors, pools.ba.actors, pools.*.gpus or pools.*.threads, or add nodes",

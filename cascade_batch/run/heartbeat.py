@@ -3,15 +3,60 @@
 import logging
 import socket
 import threading
+import time
 import uuid
+from dataclasses import asdict, dataclass
 
 from cascade_batch.errors import IntegrityError, StorageError
-from cascade_batch.run.records import beat, other_driver
+from cascade_batch.run import paths
+from cascade_batch.run.records import encode, read_json
 from cascade_batch.storage import Storage
 
 PERIOD_S = 5.0
+FRESH_S = 30.0
+"""A driver silent for longer is dead and never blocks another."""
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Driver:
+    """`driver.json`: who drives the run, and when it last said so."""
+
+    token: str
+    host: str
+    time: float
+    """Seconds since the epoch, by the driver's clock."""
+    stopped: bool
+    """It ended cleanly."""
+
+    @property
+    def silence(self) -> float:
+        """Seconds since it was last heard."""
+        return time.time() - self.time
+
+    @property
+    def is_alive(self) -> bool:
+        return not self.stopped and self.silence < FRESH_S
+
+
+def read_driver(storage: Storage) -> Driver | None:
+    """The last driver of a run, None if there has been none."""
+    tree = read_json(storage, paths.DRIVER)
+    return None if tree is None else Driver(tree["token"], tree["host"], tree["time"], tree["stopped"])
+
+
+def other_driver(storage: Storage, token: str) -> tuple[str, float] | None:
+    """Host and silence in seconds of another driver that is still alive, None if there is none."""
+    driver = read_driver(storage)
+    if driver is None or driver.token == token or not driver.is_alive:
+        return None
+    return driver.host, driver.silence
+
+
+def beat(storage: Storage, token: str, host: str, stopped: bool = False) -> None:
+    """Say that this driver is alive now (or has stopped cleanly)."""
+    storage.put(paths.DRIVER, encode(asdict(Driver(token, host, time.time(), stopped))))
 
 
 class Heartbeat:

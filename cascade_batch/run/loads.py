@@ -78,9 +78,9 @@ def _joined(one: SizeLoad, other: SizeLoad) -> SizeLoad:
     )
 
 
-def to_json(loads: Iterable[SizeLoad]) -> list[dict[str, Any]]:
+def loads_to_json(loads: Iterable[SizeLoad]) -> list[dict[str, Any]]:
     return [asdict(load) for load in loads]
 
 
-def from_json(entries: Iterable[Mapping[str, Any]]) -> tuple[SizeLoad, ...]:
+def loads_from_json(entries: Iterable[Mapping[str, Any]]) -> tuple[SizeLoad, ...]:
     return tuple(SizeLoad(**{**entry, "slots": tuple(entry["slots"])}) for entry in entries)

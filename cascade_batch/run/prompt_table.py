@@ -6,7 +6,8 @@ It holds no rows, is picklable, and goes into `run.json` as it stands, a few hun
 import base64
 import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -84,16 +85,13 @@ class PromptTable:
         }
 
     @classmethod
-    def from_json(cls, tree: dict[str, Any], root: str | None = None, query: str = "") -> "PromptTable":
-        """The table that `to_json` wrote; `root` is where it lies now, if it was moved."""
+    def from_json(cls, tree: Mapping[str, Any]) -> "PromptTable":
+        """The table that `to_json` wrote."""
         carried = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(tree["carried"])))
         files = tuple(PromptFile(*values, planned=tuple(names.split())) for *values, names in tree["files"])
-        return cls(
-            root or tree["root"],
-            tree["columns"],
-            files,
-            carried,
-            tree["null_prompts"],
-            tuple(tree["conditions"]),
-            query=query,
-        )
+        conditions = tuple(tree["conditions"])
+        return cls(tree["root"], tree["columns"], files, carried, tree["null_prompts"], conditions)
+
+    def at(self, root: str, query: str = "") -> "PromptTable":
+        """The same table where it lies now, if it was moved (`root`), or is read through other URLs (`query`)."""
+        return replace(self, root=root or self.root, query=query)

@@ -7,6 +7,8 @@ import math
 
 import pyarrow as pa
 
+from cascade_batch.model.stages import STAGES
+
 FORMAT = 3
 """Version of a run's layout on storage; a run goes on in the one that it was begun with."""
 FORMATS = (2, 3)
@@ -65,6 +67,16 @@ IMAGE_REQUESTS = pa.schema(
 
 _HAPPENED = [("status", pa.string()), ("error_code", pa.string()), ("error_message", pa.string())]
 
+COST = (
+    ("seconds", pa.float64()),
+    ("device", pa.string()),
+    ("worker", pa.string()),
+    ("batch", pa.int32()),
+    ("threads", pa.int32()),
+    ("dtype", pa.string()),
+)
+"""What a stage tells of each image besides its output: busy seconds, and who rendered it under which numerics."""
+
 MANIFEST = pa.schema(
     [
         ("image_id", pa.string()),
@@ -85,18 +97,7 @@ MANIFEST = pa.schema(
         ("embedding_sha256", pa.string()),
         ("stage_c_key", pa.string()),
         ("stage_ba_key", pa.string()),
-        ("stage_c_seconds", pa.float64()),
-        ("stage_ba_seconds", pa.float64()),
-        ("stage_c_device", pa.string()),
-        ("stage_ba_device", pa.string()),
-        ("stage_c_worker", pa.string()),
-        ("stage_ba_worker", pa.string()),
-        ("stage_c_batch", pa.int32()),
-        ("stage_ba_batch", pa.int32()),
-        ("stage_c_threads", pa.int32()),
-        ("stage_ba_threads", pa.int32()),
-        ("stage_c_dtype", pa.string()),
-        ("stage_ba_dtype", pa.string()),
+        *((stage.cost(name), kind) for name, kind in COST for stage in STAGES),
         ("versions", pa.string()),
         ("numerics", pa.int32()),
         ("encoder", pa.string()),
@@ -112,10 +113,7 @@ MANIFEST_COLUMNS = frozenset(MANIFEST.names)
 MEASURED = frozenset(
     {
         "attempts",
-        "stage_c_seconds",
-        "stage_ba_seconds",
-        "stage_c_worker",
-        "stage_ba_worker",
+        *(stage.cost(name) for name in ("seconds", "worker") for stage in STAGES),
         "writer_token",
         "created_at",
     }
@@ -164,12 +162,7 @@ def embedding_schema(size: tuple[int, int] | None, run_format: int = FORMAT) -> 
             ("prompt_tokens", pa.int32()),
             ("prompt_truncated", pa.bool_()),
             ("attempts", pa.int32()),
-            ("seconds", pa.float64()),
-            ("device", pa.string()),
-            ("worker", pa.string()),
-            ("batch", pa.int32()),
-            ("threads", pa.int32()),
-            ("dtype", pa.string()),
+            *COST,
             ("prompts_sha256", pa.string()),
             ("writer_token", pa.string()),
         ]

@@ -1,16 +1,14 @@
 """How far a run is, told from storage alone."""
 
-import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow.compute as pc
 
-from cascade_batch.run import paths
 from cascade_batch.run.embeddings import committed_embeddings
+from cascade_batch.run.heartbeat import read_driver
 from cascade_batch.run.manifest import committed_shards, read_manifests
-from cascade_batch.run.records import HEARTBEAT_FRESH_S, read_json
+from cascade_batch.run.records import Outcome, read_outcome
 from cascade_batch.run.run import Run
 
 
@@ -25,7 +23,7 @@ class RunStatus:
     failed: dict[str, int] | None
     """Failed rows by error code; None if no rows were read."""
     driver: str
-    outcome: dict[str, Any] | None
+    outcome: Outcome | None
     """How the last sitting ended, None if none has."""
 
 
@@ -43,7 +41,7 @@ def run_status(run: Run, rows: bool = False) -> RunStatus:
         images_done=run.images_of(done),
         failed=_failed(run, done) if rows else None,
         driver=_driver(run),
-        outcome=read_json(run.storage, paths.OUTCOME),
+        outcome=read_outcome(run.storage),
     )
 
 
@@ -56,11 +54,10 @@ def _failed(run: Run, done: set[int]) -> dict[str, int]:
 
 
 def _driver(run: Run) -> str:
-    record = read_json(run.storage, paths.DRIVER)
-    if record is None:
+    driver = read_driver(run.storage)
+    if driver is None:
         return "none yet"
-    silence = time.time() - record["time"]
-    if record["stopped"]:
-        return f"stopped on {record['host']} {silence:.0f} s ago"
-    alive = "alive" if silence < HEARTBEAT_FRESH_S else "silent"
-    return f"{alive} on {record['host']}, last heard {silence:.0f} s ago"
+    if driver.stopped:
+        return f"stopped on {driver.host} {driver.silence:.0f} s ago"
+    alive = "alive" if driver.is_alive else "silent"
+    return f"{alive} on {driver.host}, last heard {driver.silence:.0f} s ago"

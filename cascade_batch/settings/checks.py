@@ -8,6 +8,7 @@ from typing import Any
 from cascade_batch.errors import PromptTableError, SpecError
 from cascade_batch.model.geometry import check_side
 from cascade_batch.model.sampling import METHODS, PRESETS, RESULTS
+from cascade_batch.model.stages import STAGES
 from cascade_batch.model.texts import LONG_PROMPTS
 from cascade_batch.settings.tree import (
     AUTO_BATCH,
@@ -44,8 +45,8 @@ def check(spec: Spec) -> None:
     _choice("text.long_prompts", spec.text.long_prompts, LONG_PROMPTS)
     _range("output.png_level", spec.output.png_level, 0, 12)
     _range("seed", spec.seed, *RANGES["seed"])
-    for name, pool in (("c", spec.pools.c), ("ba", spec.pools.ba)):
-        _check_pool(f"pools.{name}", pool)
+    for stage in STAGES:
+        _check_pool(f"pools.{stage.key}", spec.pools[stage])
     for name in ("width", "height"):
         side = getattr(spec.render, name)
         try:

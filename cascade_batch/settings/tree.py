@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from cascade_batch.model.stages import PerPool
+
 DEFAULT_MODEL = "mini"
 AUTO_BATCH, PROBE_BATCH, DEFAULT_BATCH = "auto", "probe", 4
 
@@ -17,7 +19,7 @@ class PromptsSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DtypeSpec:
+class DtypeSpec(PerPool[str]):
     c: str = "auto"
     ba: str = "auto"
     """auto is bfloat16 on a GPU and float32 on a CPU."""
@@ -127,7 +129,7 @@ class PoolSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoolsSpec:
+class PoolsSpec(PerPool[PoolSpec]):
     c: PoolSpec = field(default_factory=PoolSpec)
     ba: PoolSpec = field(default_factory=PoolSpec)
     rates_from: str | None = None

@@ -11,13 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from cascade_batch import __version__
 from cascade_batch.errors import IntegrityError
+from cascade_batch.model import stages
 from cascade_batch.model.numerics import NUMERICS_VERSION
 from cascade_batch.prompts import read_rows, rows_sha256
 from cascade_batch.run import parquet, paths
@@ -25,10 +28,11 @@ from cascade_batch.run.embeddings import encode_embeddings
 from cascade_batch.run.images import ImageFile, commit_image, encoder_version
 from cascade_batch.run.manifest import with_carried
 from cascade_batch.run.records import check_numerics
-from cascade_batch.run.schemas import MANIFEST
+from cascade_batch.run.run import Run
+from cascade_batch.run.schemas import COST, MANIFEST
 from cascade_batch.run.stage_keys import stage_ba_key, stage_c_key
 from cascade_batch.storage import ObjectExists
-from cascade_batch.workers.context import RunContext, RunRef, open_run
+from cascade_batch.workers.context import RunRef, open_run
 from cascade_batch.workers.reading import table_changed
 from cascade_batch.workers.shards import ShardData, Ticket
 
@@ -87,7 +91,7 @@ def _check_numerics_once(ref: RunRef, device_kind: str) -> None:
     check_numerics(open_run(ref).storage, device_kind, json.loads(ref.numerics_text))
 
 
-def _with_keys(table: pa.Table, requests: pa.Table, prompts_sha256: str, run: RunContext) -> pa.Table:
+def _with_keys(table: pa.Table, requests: pa.Table, prompts_sha256: str, run: Run) -> pa.Table:
     dtypes = table["dtype"].to_pylist()
     codes = table["error_code"].to_pylist()
     keys = [
@@ -106,7 +110,7 @@ def _with_keys(table: pa.Table, requests: pa.Table, prompts_sha256: str, run: Ru
     return table
 
 
-def _commit_pictures(data: ShardData, run: RunContext) -> list[ImageFile | None]:
+def _commit_pictures(data: ShardData, run: Run) -> list[ImageFile | None]:
     assert data.pictures is not None
     assert data.requests is not None
     pixels, level = data.pictures["pixels"].combine_chunks(), run.spec.output.png_level
@@ -123,7 +127,7 @@ def _commit_pictures(data: ShardData, run: RunContext) -> list[ImageFile | None]
         return list(uploads.map(commit, range(len(requests))))
 
 
-def _manifest(data: ShardData, files: list[ImageFile | None], run: RunContext, ref: RunRef) -> pa.Table:
+def _manifest(data: ShardData, files: list[ImageFile | None], run: Run, ref: RunRef) -> pa.Table:
     assert data.requests is not None
     assert data.embeddings is not None
     assert data.pictures is not None
@@ -139,7 +143,7 @@ def _manifest(data: ShardData, files: list[ImageFile | None], run: RunContext, r
     shared = {
         "shard": ticket.shard,
         "embedding_uri": paths.embeddings_key(ticket.shard),
-        "versions": run.versions,
+        "versions": _versions(),
         "numerics": NUMERICS_VERSION,
         "encoder": encoder_version(run.spec.output.png_level),
         "prompts_sha256": data.prompts_sha256,
@@ -153,7 +157,12 @@ def _manifest(data: ShardData, files: list[ImageFile | None], run: RunContext, r
     return _with_carried(pa.Table.from_pylist(ours, schema=MANIFEST), data, run, ref)
 
 
-def _embedding_rows(ticket: Ticket, run: RunContext, image_ids: list[str]) -> list[int]:
+@cache
+def _versions() -> str:
+    return f"cascade-batch {__version__} torch {version('torch')} transformers {version('transformers')}"
+
+
+def _embedding_rows(ticket: Ticket, run: Run, image_ids: list[str]) -> list[int]:
     if not ticket.retry:
         return list(range(len(image_ids)))
     key = paths.embeddings_key(ticket.shard)
@@ -166,7 +175,7 @@ def _image_row(
     embedding: dict[str, Any],
     picture: dict[str, Any],
     file: ImageFile | None,
-    run: RunContext,
+    run: Run,
     ticket: Ticket,
 ) -> dict[str, Any]:
     """One manifest row without what the whole shard shares."""
@@ -184,8 +193,8 @@ def _image_row(
         "pixel_sha256": file.pixel_sha256 if file else None,
         "stage_c_key": c_key,
         "stage_ba_key": c_key and stage_ba_key(request, c_key, run.weights, picture["dtype"], run.sampling),
-        **{f"stage_c_{name}": embedding[name] for name in _COST},
-        **{f"stage_ba_{name}": picture[name] for name in _COST},
+        **{stages.C.cost(name): embedding[name] for name, _ in COST},
+        **{stages.BA.cost(name): picture[name] for name, _ in COST},
     }
 
 
@@ -196,10 +205,7 @@ def _joined(of_stage_c: str | None, of_stage_b: str | None) -> str | None:
     return json.dumps(json.loads(of_stage_c) | json.loads(of_stage_b), sort_keys=True)
 
 
-_COST = ("seconds", "device", "worker", "batch", "threads", "dtype")
-
-
-def _with_carried(table: pa.Table, data: ShardData, run: RunContext, ref: RunRef) -> pa.Table:
+def _with_carried(table: pa.Table, data: ShardData, run: Run, ref: RunRef) -> pa.Table:
     """The manifest with the prompt table's own columns, read again so that they need not pass the pools."""
     assert data.requests is not None
     ticket = data.ticket
@@ -210,7 +216,7 @@ def _with_carried(table: pa.Table, data: ShardData, run: RunContext, ref: RunRef
 
 
 def _replace_rows(
-    run: RunContext, key: str, rows: pa.Table, encode: Any, attempts_at_least: Sequence[int] = ()
+    run: Run, key: str, rows: pa.Table, encode: Any, attempts_at_least: Sequence[int] = ()
 ) -> pa.Table:
     """Swap the rows of these images in a committed record, the others kept as they are.
 

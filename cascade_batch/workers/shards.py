@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 
 from cascade_batch.errors import CascadeError, StorageError, WeightsError
+from cascade_batch.model.stages import PerPool
 from cascade_batch.storage import ObjectExists, ObjectMissing
 from cascade_batch.storage.failures import sanitise, take_retries
 
@@ -43,8 +44,7 @@ class ShardData:
     """The embedding shard's schema; after Stage B without its arrays."""
     pictures: pa.Table | None = None
     """`stage_ba.PICTURES`: raw pixels and what happened."""
-    seconds_c: float = 0.0
-    seconds_ba: float = 0.0
+    seconds: PerPool[float] = field(default_factory=lambda: PerPool(0.0, 0.0))
     """Busy seconds of the pools in this sitting."""
     failed_rows: int = 0
     error: str = ""

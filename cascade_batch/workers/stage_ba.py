@@ -113,7 +113,7 @@ class StageBAWorker:
             conditioned=None,
             embeddings=embeddings.drop(_ARRAYS),
             pictures=pictures,
-            seconds_ba=seconds,
+            seconds=replace(data.seconds, ba=seconds),
         )
 
     def _try_batch(self, batch: Batch) -> None:

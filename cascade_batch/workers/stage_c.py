@@ -111,7 +111,12 @@ class StageCWorker:
 
         results = self._on_device(render_all)
         table = self._table(requests, results, attempt.number)
-        return replace(data, conditioned=None, embeddings=table, seconds_c=sum(r.seconds for r in results))
+        return replace(
+            data,
+            conditioned=None,
+            embeddings=table,
+            seconds=replace(data.seconds, c=sum(r.seconds for r in results)),
+        )
 
     def _try_batch(self, batch: Batch) -> None:
         guidance = GUIDED if batch.guided else UNGUIDED

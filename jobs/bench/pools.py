@@ -29,7 +29,7 @@ import ray  # noqa: E402
 from cascade_batch.cli.showing import PlainObserver  # noqa: E402
 from cascade_batch.pipeline import sitting  # noqa: E402
 from cascade_batch.pipeline.runners.ray_data import RayRunner  # noqa: E402
-from cascade_batch.pipeline.sitting import Outcome  # noqa: E402
+from cascade_batch.run.records import Outcome  # noqa: E402
 from cascade_batch.settings import Spec, load_spec  # noqa: E402
 from cascade_batch.storage import Storage  # noqa: E402
 from jobs.bench.clocks import CpuClocks  # noqa: E402

@@ -32,7 +32,7 @@ from cascade_batch.cli.showing import PlainObserver  # noqa: E402
 from cascade_batch.pipeline import sitting  # noqa: E402
 from cascade_batch.pipeline.creating import open_or_create  # noqa: E402
 from cascade_batch.pipeline.progress import Progress  # noqa: E402
-from cascade_batch.run import paths  # noqa: E402
+from cascade_batch.run import paths, records  # noqa: E402
 from cascade_batch.settings import Spec, load_spec  # noqa: E402
 from cascade_batch.storage import Storage  # noqa: E402
 
@@ -72,7 +72,7 @@ def many_shards(count: int) -> bool:
         f"driver {memory[0]:.0f} MB at the first commit, {max(memory):.0f} MB at most: "
         f"{(max(memory) - memory[0]) * 1024 / count:.1f} KB a shard"
     )
-    return outcome.state == sitting.FINISHED
+    return outcome.state == records.FINISHED
 
 
 class Known(Exception):

@@ -90,7 +90,7 @@ def test_a_table_survives_pickle_and_json(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(table)) == table
     stored = json.loads(json.dumps(table.to_json()))
     assert PromptTable.from_json(stored) == table
-    assert PromptTable.from_json(stored, root="/elsewhere") == dataclasses.replace(table, root="/elsewhere")
+    assert PromptTable.from_json(stored).at("/elsewhere") == dataclasses.replace(table, root="/elsewhere")
 
 
 def test_the_digest_follows_names_and_content_not_places(tmp_path: Path) -> None:

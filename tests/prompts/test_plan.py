@@ -97,19 +97,19 @@ def test_a_plan_by_hand(tmp_path: Path) -> None:
         ImageGroup(1024, 512, 20, False, 10, False): 3,
     }
     assert plan.sizes == {(256, 512), (512, 512), (1024, 512)}
-    assert plan.slots_c == 4 + 256 + 44 + 8 + 4
-    assert plan.slots_ba == 8 + 256 + 48 + (8 + 8) + 8
-    assert plan.padded_c == pytest.approx(1 - 308 / 316)
-    assert [(load.width, load.height, load.images, load.guided, load.largest) for load in plan.loads_ba] == [
+    assert plan.slots.c == 4 + 256 + 44 + 8 + 4
+    assert plan.slots.ba == 8 + 256 + 48 + (8 + 8) + 8
+    assert plan.padded.c == pytest.approx(1 - 308 / 316)
+    assert [(load.width, load.height, load.images, load.guided, load.largest) for load in plan.loads.ba] == [
         (256, 512, 300, False, 256),
         (512, 512, 5, True, 3),
         (1024, 512, 3, False, 2),
     ]
-    assert plan.loads_c[1].slots[:4] == (5, 6, 8, 8), "without guidance in pool C they share their batches"
-    assert plan.loads_ba[1].slots[:4] == (5, 6, 8, 16), "in pool BA two of them are guided and apart"
+    assert plan.loads.c[1].slots[:4] == (5, 6, 8, 8), "without guidance in pool C they share their batches"
+    assert plan.loads.ba[1].slots[:4] == (5, 6, 8, 16), "in pool BA two of them are guided and apart"
     for batch, place in ((4, 2), (8, 3)):
-        slots = plan.slots_c if batch == 4 else plan.slots_ba
-        loads = plan.loads_c if batch == 4 else plan.loads_ba
+        slots = plan.slots.c if batch == 4 else plan.slots.ba
+        loads = plan.loads.c if batch == 4 else plan.loads.ba
         assert sum(load.slots[place] for load in loads) == slots
 
 
@@ -138,7 +138,7 @@ def test_pixels_limit_a_shard(tmp_path: Path) -> None:
 def test_an_empty_table_has_an_empty_plan(tmp_path: Path) -> None:
     columns = {"prompt": pa.array([], pa.string()), "id": pa.array([], pa.int64())}
     plan = planned(opened(write(tmp_path, "t.parquet", columns)))
-    assert (plan.shards.num_rows, plan.images, plan.padded_c, plan.groups) == (0, 0, 0.0, {})
+    assert (plan.shards.num_rows, plan.images, plan.padded.c, plan.groups) == (0, 0, 0.0, {})
 
 
 def test_planning_reads_neither_text_nor_carried_columns(

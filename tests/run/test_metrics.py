@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from cascade_batch.model.stages import PerPool
 from cascade_batch.pipeline.progress import Progress
 from cascade_batch.workers.shards import ShardData, Ticket
 
@@ -12,7 +13,7 @@ def shard(
     images: int, failed: int = 0, retry: tuple[str, ...] = (), c: float = 0.0, ba: float = 0.0
 ) -> ShardData:
     ticket = Ticket(0, 0, 0, images, 0, images, retry=retry)
-    return ShardData(ticket, failed_rows=failed, seconds_c=c, seconds_ba=ba)
+    return ShardData(ticket, failed_rows=failed, seconds=PerPool(c, ba))
 
 
 def test_nothing_is_known_before_the_first_shard() -> None:
@@ -22,12 +23,12 @@ def test_nothing_is_known_before_the_first_shard() -> None:
 
 
 def test_rates_count_from_the_first_shard_not_from_loading() -> None:
-    progress = Progress(total_images=40, started=time.monotonic() - 100, actors_c=2)
+    progress = Progress(total_images=40, started=time.monotonic() - 100, actors=PerPool(2, 1))
     progress.add(shard(10, c=4.0, ba=1.0))
     assert progress.images_per_second == pytest.approx(2, rel=0.05)
     assert progress.seconds_left == pytest.approx(15, rel=0.05)
-    assert progress.busy_share_c == pytest.approx(0.4, rel=0.05)
-    assert progress.busy_share_ba == pytest.approx(0.2, rel=0.05)
+    assert progress.busy_share.c == pytest.approx(0.4, rel=0.05)
+    assert progress.busy_share.ba == pytest.approx(0.2, rel=0.05)
 
 
 def test_no_pool_is_busier_than_always() -> None:
@@ -35,8 +36,8 @@ def test_no_pool_is_busier_than_always() -> None:
     progress = Progress(total_images=40, started=time.monotonic() - 100)
     for _ in range(3):
         progress.add(shard(10, c=1.0, ba=2.0))
-    assert progress.busy_share_ba == pytest.approx(1, rel=0.05)
-    assert progress.busy_share_c == pytest.approx(0.5, rel=0.05)
+    assert progress.busy_share.ba == pytest.approx(1, rel=0.05)
+    assert progress.busy_share.c == pytest.approx(0.5, rel=0.05)
     assert progress.images_per_second == pytest.approx(5, rel=0.05)
 
 

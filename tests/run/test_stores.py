@@ -21,15 +21,13 @@ from cascade_batch.run.embeddings import (
     encode_embeddings,
     read_embeddings,
 )
+from cascade_batch.run.heartbeat import FRESH_S, beat, other_driver
 from cascade_batch.run.images import commit_image, encode_png, is_single_colour
 from cascade_batch.run.manifest import committed_shards, read_manifest, read_manifests, write_table
 from cascade_batch.run.records import (
-    HEARTBEAT_FRESH_S,
-    beat,
     check_numerics,
     create_json,
     encode,
-    other_driver,
     read_json,
 )
 from cascade_batch.run.schemas import FORMAT, MANIFEST, embedding_schema, manifest_schema
@@ -256,7 +254,7 @@ def test_a_living_driver_is_seen_by_others_only(store: str) -> None:
         "token": "mine",
         "host": "node-1",
         "stopped": False,
-        "time": time.time() - HEARTBEAT_FRESH_S - 1,
+        "time": time.time() - FRESH_S - 1,
     }
     storage.put(paths.DRIVER, encode(silent))
     assert other_driver(storage, "another") is None

@@ -11,7 +11,7 @@ from cascade_batch.cli import main
 from cascade_batch.errors import StorageError
 from cascade_batch.run import parquet, paths
 from cascade_batch.run.embeddings import encode_embeddings, read_embeddings
-from cascade_batch.run.records import beat
+from cascade_batch.run.heartbeat import beat
 from cascade_batch.run.run import open_existing
 from cascade_batch.run.shards import Shard
 from cascade_batch.run.verify import reopen, verify

@@ -7,6 +7,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from cascade_batch.model.sampling import Sampling
+from cascade_batch.model.stages import PerPool, Stage
 from cascade_batch.model.texts import PUBLISHED, TextOptions
 from cascade_batch.plan.pools import Pools
 from cascade_batch.run.loads import SizeLoad
@@ -31,12 +32,12 @@ class Setup:
     extra_parts: tuple[str, ...] = ()
     """Parts that Stage C needs besides those of every run."""
     text: TextOptions = PUBLISHED
-    loads: Mapping[str, tuple[SizeLoad, ...]] = field(default_factory=dict)
-    """What each pool renders of which picture sizes, by "c" and "ba"."""
+    loads: PerPool[tuple[SizeLoad, ...]] = field(default_factory=lambda: PerPool((), ()))
+    """What each pool renders of which picture sizes."""
 
-    def probe(self, pool: str) -> Probe:
-        """How a worker of the pool, "c" or "ba", settles its batch sizes."""
-        return Probe(self.ref, pool, self.loads.get(pool, ()))
+    def probe(self, stage: Stage) -> Probe:
+        """How a worker of the stage's pool settles its batch sizes."""
+        return Probe(self.ref, stage.key, self.loads[stage])
 
 
 class Runner(Protocol):

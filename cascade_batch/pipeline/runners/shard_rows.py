@@ -10,17 +10,22 @@ from typing import Any
 
 import pyarrow as pa
 
+from cascade_batch.model.stages import PerPool
 from cascade_batch.workers.shards import ShardData, Ticket
 
 _TABLES = ("requests", "conditioned", "embeddings", "pictures")
-_PLAIN = tuple(f.name for f in fields(ShardData) if f.name not in (*_TABLES, "ticket"))
+_PLAIN = tuple(f.name for f in fields(ShardData) if f.name not in (*_TABLES, "ticket", "seconds"))
 
 SCHEMA = pa.schema([("shard", pa.string()), *((name, pa.large_binary()) for name in _TABLES)])
 
 
 def to_row(data: ShardData) -> pa.Table:
     """One row of `SCHEMA`: the ticket and counts as JSON, each table as IPC bytes."""
-    plain = {"ticket": asdict(data.ticket), **{name: getattr(data, name) for name in _PLAIN}}
+    plain = {
+        "ticket": asdict(data.ticket),
+        "seconds": list(data.seconds),
+        **{name: getattr(data, name) for name in _PLAIN},
+    }
     tables = {name: [_to_ipc(getattr(data, name))] for name in _TABLES}
     return pa.table({"shard": [json.dumps(plain)], **tables}, schema=SCHEMA)
 
@@ -30,7 +35,8 @@ def from_row(row: pa.Table) -> ShardData:
     assert row.num_rows == 1, "a row is a shard; batches of several would mix them"
     plain: dict[str, Any] = json.loads(row["shard"][0].as_py())
     ticket = plain.pop("ticket")
-    data = ShardData(Ticket(**ticket | {"retry": tuple(ticket["retry"])}), **plain)
+    seconds = PerPool(*plain.pop("seconds"))
+    data = ShardData(Ticket(**ticket | {"retry": tuple(ticket["retry"])}), seconds=seconds, **plain)
     return replace(data, **{name: _from_ipc(row[name][0]) for name in _TABLES})
 
 

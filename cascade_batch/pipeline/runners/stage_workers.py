@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cascade_batch.model.parts import STAGE_BA_PARTS, STAGE_C_PARTS
+from cascade_batch.model.stages import BA, C
 from cascade_batch.pipeline.runners.runner import Setup
 from cascade_batch.workers.ledger import Ledger
 from cascade_batch.workers.parts import load_loras, load_parts
@@ -27,7 +28,7 @@ def stage_c_worker(setup: Setup, ledger: Ledger, on_device: OnDevice = here) -> 
         ledger,
         load_loras(setup.model, setup.weights),
         setup.text,
-        setup.probe("c"),
+        setup.probe(C),
         on_device,
     )
 
@@ -41,6 +42,6 @@ def stage_ba_worker(setup: Setup, ledger: Ledger, on_device: OnDevice = here) ->
         setup.pools.ba.settings,
         setup.sampling,
         ledger,
-        setup.probe("ba"),
+        setup.probe(BA),
         on_device,
     )

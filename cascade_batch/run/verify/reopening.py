@@ -5,17 +5,16 @@ Orphans are never deleted: they block nothing, and only their owner knows whethe
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from cascade_batch.errors import SpecError
 from cascade_batch.run import paths
-from cascade_batch.run.records import other_driver, read_json, write_outcome
+from cascade_batch.run.heartbeat import other_driver
+from cascade_batch.run.records import REOPENED, read_outcome, write_outcome
 from cascade_batch.run.run import Run
 from cascade_batch.run.shards import Shard
 from cascade_batch.run.verify.runs import READERS
 from cascade_batch.run.verify.shards import check_shard
-
-REOPENED = "reopened"
-"""State in `outcome.json` until the next sitting ends: the run that was finished is so no more."""
 
 
 def refuse_while_rendering(run: Run) -> None:
@@ -39,9 +38,9 @@ def reopen(run: Run, shards: Iterable[int]) -> list[str]:
     """
     refuse_while_rendering(run)
     # First of all, so that the next sitting derives `table/` anew even if it finds all shards done.
-    outcome = read_json(run.storage, paths.OUTCOME)
+    outcome = read_outcome(run.storage)
     if outcome is not None:
-        write_outcome(run.storage, outcome | {"state": REOPENED})
+        write_outcome(run.storage, replace(outcome, state=REOPENED))
     deleted: list[str] = []
     with ThreadPoolExecutor(READERS) as readers:
         for shard in shards:

@@ -61,7 +61,7 @@ def _check_plan(run: Run) -> None:
     """What a damaged plan would hide: shards that are looked for nowhere."""
     shards = run.shards["shard"].to_pylist()
     got = {"shards": len(shards), "images": sum(run.shards["images"].to_pylist())}
-    expected = {name: run.record["plan"][name] for name in got}
+    expected = {"shards": run.record.plan.shards, "images": run.record.plan.images}
     if got != expected or shards != list(range(len(shards))):
         raise IntegrityError(
             "the plan is not the one the run was begun with",

@@ -4,25 +4,21 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from cascade_batch import weights
 from cascade_batch.errors import WeightsError
 from cascade_batch.model.geometry import embedding_side
-from cascade_batch.model.parts import STAGE_BA_PARTS, STAGE_C_PARTS, Lora
-from cascade_batch.model.stages import PerPool
+from cascade_batch.model.stages import BA, C, PerPool
 from cascade_batch.pipeline.rates import Measured
 from cascade_batch.pipeline.runners.local import LocalRunner
+from cascade_batch.pipeline.runners.runner import WorkerSetup
+from cascade_batch.pipeline.runners.stage_workers import make_worker
 from cascade_batch.pipeline.sitting import SHARE_C
 from cascade_batch.plan.planning import ImageGroup, Plan
-from cascade_batch.run.loads import SizeLoad
 from cascade_batch.run.schemas import IMAGE_REQUESTS, embedding_schema
 from cascade_batch.settings import Spec, sampling_of, text_options_of
-from cascade_batch.workers.batch_sizes import Probe
+from cascade_batch.workers.device_worker import DeviceWorker
 from cascade_batch.workers.ledger import AttemptLedger
-from cascade_batch.workers.parts import load_files, local_loras
-from cascade_batch.workers.probing import GUIDED, UNGUIDED
 from cascade_batch.workers.shards import ShardData, Ticket
-from cascade_batch.workers.stage_ba import StageBAWorker
-from cascade_batch.workers.stage_c import PROMPT, StageCWorker
+from cascade_batch.workers.trials import trial_request
 
 
 def calibrate(spec: Spec, plan: Plan) -> Measured:
@@ -34,81 +30,62 @@ def calibrate(spec: Spec, plan: Plan) -> Measured:
         WeightsError: a part of the model is missing or damaged, or what it renders is broken.
     """
     group = max(plan.groups, key=lambda kind: plan.groups[kind])
+    setup, ledger = _setup(spec, plan, group), AttemptLedger(spec.limits.attempts)
+    embeddings = _embeddings(make_worker(C, setup, ledger), group)
+    pictures = _pictures(make_worker(BA, setup, ledger), group, embeddings)
+    last = PerPool(_last(embeddings), _last(pictures))
+    return Measured(
+        {group: 1}, last.map(lambda told: told["seconds"]), last.map(lambda told: (told["device"],))
+    )
+
+
+def _setup(spec: Spec, plan: Plan, group: ImageGroup) -> WorkerSetup:
+    """Of workers that belong to no run."""
     size = (group.width, group.height)
-    of_size = plan.loads.map(lambda loads: tuple(load for load in loads if (load.width, load.height) == size))
-    embeddings, device_c, seconds_c = _run_c(spec, group, of_size.c)
-    device_ba, seconds_ba = _run_ba(spec, group, of_size.ba, embeddings)
-    return Measured({group: 1}, PerPool(seconds_c, seconds_ba), PerPool((device_c,), (device_ba,)))
-
-
-def _run_c(spec: Spec, group: ImageGroup, loads: tuple[SizeLoad, ...]) -> tuple[pa.Table, str, float]:
-    pools = LocalRunner().size_pools(spec.pools, spec.model.dtype, SHARE_C)
-    worker = StageCWorker(
-        load_files(spec.model, STAGE_C_PARTS),
-        pools.c.settings,
-        sampling_of(spec.sampler).c,
-        embedding_schema((embedding_side(group.height), embedding_side(group.width))),
-        AttemptLedger(spec.limits.attempts),
-        _loras(spec),
-        text_options_of(spec.text),
-        Probe(None, "c", loads),
+    return WorkerSetup(
+        ref=None,
+        model=spec.model,
+        sampling=sampling_of(spec.sampler),
+        pools=LocalRunner().size_pools(spec.pools, spec.model.dtype, SHARE_C),
+        embeddings_schema=embedding_schema((embedding_side(group.height), embedding_side(group.width))),
+        attempts=spec.limits.attempts,
+        text=text_options_of(spec.text),
+        loads=plan.loads.map(
+            lambda loads: tuple(load for load in loads if (load.width, load.height) == size)
+        ),
     )
-    images = 2 * worker.batch_sizes().of(group.width, group.height)
-    data = worker.render(_shard(_requests(group, images)))
+
+
+def _embeddings(worker: DeviceWorker, group: ImageGroup) -> pa.Table:
+    data = worker.render(_shard(worker, group))
     assert data.embeddings is not None
-    return data.embeddings, *_last(data.embeddings)
+    return data.embeddings
 
 
-def _run_ba(
-    spec: Spec, group: ImageGroup, loads: tuple[SizeLoad, ...], embeddings: pa.Table
-) -> tuple[str, float]:
-    pools = LocalRunner().size_pools(spec.pools, spec.model.dtype, SHARE_C)
-    worker = StageBAWorker(
-        load_files(spec.model, STAGE_BA_PARTS),
-        pools.ba.settings,
-        sampling_of(spec.sampler),
-        AttemptLedger(spec.limits.attempts),
-        Probe(None, "ba", loads),
-    )
-    images = 2 * worker.batch_sizes().of(group.width, group.height)
-    repeated = embeddings.take(pa.array([row % embeddings.num_rows for row in range(images)]))
-    data = worker.render(replace(_shard(_requests(group, images)), embeddings=repeated))
+def _pictures(worker: DeviceWorker, group: ImageGroup, embeddings: pa.Table) -> pa.Table:
+    shard = _shard(worker, group)
+    repeated = embeddings.take(pa.array([row % embeddings.num_rows for row in range(shard.ticket.images)]))
+    data = worker.render(replace(shard, embeddings=repeated))
     assert data.pictures is not None
-    return _last(data.pictures)
+    return data.pictures
 
 
-def _loras(spec: Spec) -> list[Lora]:
-    if not spec.model.loras:
-        return []
-    return local_loras(spec.model, weights.locate_loras(spec.model, weights.locate(spec.model)))
-
-
-def _last(results: pa.Table) -> tuple[str, float]:
+def _last(results: pa.Table) -> dict:
     """Device and seconds of the last image."""
     row = results.select(["device", "seconds", "error_message"]).slice(results.num_rows - 1).to_pylist()[0]
     if row["error_message"]:
         raise WeightsError("the model could not render the images to measure", got=row["error_message"])
-    return row["device"], row["seconds"]
+    return row
 
 
-def _shard(requests: pa.Table) -> ShardData:
-    rows = requests.num_rows
-    return ShardData(Ticket(0, 0, 0, rows, 0, rows), requests=requests)
-
-
-def _requests(group: ImageGroup, images: int) -> pa.Table:
-    request = {
-        "prompt": PROMPT,
-        "negative_prompt": "",
-        "width": group.width,
-        "height": group.height,
-        "prior_steps": group.prior_steps,
-        "prior_guidance_scale": GUIDED if group.prior_guided else UNGUIDED,
-        "decoder_steps": group.decoder_steps,
-        "decoder_guidance_scale": GUIDED if group.decoder_guided else UNGUIDED,
-    }
-    rows = [
-        request | {"image_id": str(i), "prompt_id": str(i), "image_index": 0, "row": i, "seed": i}
-        for i in range(images)
+def _shard(worker: DeviceWorker, group: ImageGroup) -> ShardData:
+    """Two batches of images."""
+    images = 2 * worker.batch_sizes().of(group.width, group.height)
+    steps = PerPool(group.prior_steps, group.decoder_steps)
+    guided = PerPool(group.prior_guided, group.decoder_guided)
+    requests = [
+        trial_request(group.height, group.width, steps=steps, guided=guided, number=number)
+        for number in range(images)
     ]
-    return pa.Table.from_pylist(rows, schema=IMAGE_REQUESTS)
+    table = pa.Table.from_pylist(requests, schema=IMAGE_REQUESTS)
+    return ShardData(Ticket(0, 0, 0, images, 0, images), requests=table)

@@ -171,25 +171,24 @@ def _setup(spec: Spec, run: Run, runner: Runner, observer: Observer, share_c: fl
         observer.note(_described(stage.label, pools[stage]))
         if spec.pools[stage].max_actors and not pools[stage].max_actors:
             observer.note(f"pool {stage.label} does not grow: this runner has one worker for it")
-    ref = RunRef(
-        run.storage.uri,
-        run.storage.create_only,
-        json.dumps(numerics_of(pools).to_json(), sort_keys=True),
-        run.table.root,
-        run.table.query,
-        spec.limits.picture_pixels,
-    )
     return Setup(
-        ref,
-        spec.model,
-        sampling_of(spec.sampler),
-        digests,
-        pools,
-        run.embeddings_schema,
-        spec.limits.attempts,
-        extra,
-        text_options_of(spec.text),
-        run.record.plan.loads,
+        ref=RunRef(
+            run.storage.uri,
+            run.storage.create_only,
+            json.dumps(numerics_of(pools).to_json(), sort_keys=True),
+            run.table.root,
+            run.table.query,
+            spec.limits.picture_pixels,
+        ),
+        model=spec.model,
+        sampling=sampling_of(spec.sampler),
+        weights=digests,
+        pools=pools,
+        embeddings_schema=run.embeddings_schema,
+        attempts=spec.limits.attempts,
+        extra_parts=extra,
+        text=text_options_of(spec.text),
+        loads=run.record.plan.loads,
     )
 
 

@@ -4,6 +4,7 @@ Our columns are plain Parquet types, so that DuckDB, Polars, pandas and Spark op
 """
 
 import math
+from typing import TypedDict, cast
 
 import pyarrow as pa
 
@@ -64,6 +65,31 @@ IMAGE_REQUESTS = pa.schema(
     ]
 )
 """One row per image of a shard before anything is rendered; `row` counts within the shard's prompts."""
+
+
+class ImageRequest(TypedDict):
+    """A row of `IMAGE_REQUESTS`."""
+
+    image_id: str
+    prompt_id: str
+    image_index: int
+    row: int
+    prompt: str | None
+    negative_prompt: str
+    seed: int
+    width: int
+    height: int
+    prior_steps: int
+    prior_guidance_scale: float
+    decoder_steps: int
+    decoder_guidance_scale: float
+    conditions: str | None
+
+
+def requests_in(table: pa.Table) -> list[ImageRequest]:
+    """The rows of a table of `IMAGE_REQUESTS`."""
+    return cast(list[ImageRequest], table.to_pylist())
+
 
 _HAPPENED = [("status", pa.string()), ("error_code", pa.string()), ("error_message", pa.string())]
 

@@ -4,10 +4,10 @@ Images of equal size, steps, kind, and guidance on or off share a batch. A short
 its last image, because the bits of an image may depend on the batch's size, never on its neighbours.
 """
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from cascade_batch.run.schemas import ImageRequest
 from cascade_batch.workers.batch_sizes import BatchSizes
 
 _Shape = tuple[int, int, int, bool]
@@ -27,7 +27,7 @@ class Batch:
 
 
 def make_batches(
-    requests: Sequence[Mapping[str, Any]],
+    requests: Sequence[ImageRequest],
     rows: Iterable[int],
     stage: str,
     sizes: BatchSizes,

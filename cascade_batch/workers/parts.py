@@ -57,19 +57,14 @@ def extra_parts(model: ModelSpec, conditions: Collection[str]) -> tuple[str, ...
     return needed
 
 
-def load_parts(model: ModelSpec, names: Sequence[str], expected: Mapping[str, str]) -> dict[str, PartFiles]:
-    """Local files of the named parts; WeightsError if one is not the part that the run began with."""
+def load_parts(
+    model: ModelSpec, names: Sequence[str], expected: Mapping[str, str] | None
+) -> dict[str, PartFiles]:
+    """Local files of the named parts; WeightsError if one is not the `expected` one that the run began with."""
     located = weights.locate(model, names)
-    for name in names:
-        _check_digest(
-            name, weights.digest(located[name], weights.fetch(located[name])), expected, located[name].uri
-        )
-    return {name: local_files(located[name]) for name in names}
-
-
-def load_files(model: ModelSpec, names: Sequence[str]) -> dict[str, PartFiles]:
-    """Local files of the named parts, for what belongs to no run."""
-    located = weights.locate(model, names)
+    if expected is not None:
+        for part in (located[name] for name in names):
+            _check_digest(part.name, weights.digest(part, weights.fetch(part)), expected, part.uri)
     return {name: local_files(located[name]) for name in names}
 
 
@@ -83,14 +78,14 @@ def local_files(part: weights.Part) -> PartFiles:
     return PartFiles(config, folder, tuple(folder / file for file in part.files))
 
 
-def load_loras(model: ModelSpec, expected: Mapping[str, str]) -> list[Lora]:
+def load_loras(model: ModelSpec, expected: Mapping[str, str] | None) -> list[Lora]:
     """Local files of the model's LoRAs; WeightsError if they are not those that the run began with."""
     if not model.loras:
         return []
     located = weights.locate_loras(model, weights.locate(model))
-    _check_digest(
-        LORAS, weights.loras_digest(model, located), expected, ", ".join(lora.uri for lora in model.loras)
-    )
+    if expected is not None:
+        where = ", ".join(lora.uri for lora in model.loras)
+        _check_digest(LORAS, weights.loras_digest(model, located), expected, where)
     return local_loras(model, located)
 
 

@@ -33,9 +33,6 @@ MEMORY = 0.8
 SHORT_S = 1.0
 """A batch that took less is measured twice, and the faster one counts."""
 
-GUIDED, UNGUIDED = 4.0, 0.0
-"""Guidance scales of measured batches."""
-
 TryBatch = Callable[[Batch], None]
 """Renders a batch for its time only. Raises DeviceOutOfMemory."""
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cascade_batch.errors import CascadeError
+from cascade_batch.run.schemas import ImageRequest
 from cascade_batch.workers.batch_sizes import BatchSizes
 from cascade_batch.workers.batching import Batch, halves, make_batches, parted
 from cascade_batch.workers.ledger import Attempt, Ledger
-
-Request = Mapping[str, Any]
 
 
 class DeviceOutOfMemory(Exception):
@@ -42,7 +41,7 @@ class RowResult:
         return "failed" if self.error_code else "ok"
 
 
-RenderBatch = Callable[[Batch, Sequence[Request]], list[RowResult]]
+RenderBatch = Callable[[Batch, Sequence[ImageRequest]], list[RowResult]]
 OnDevice = Callable[[Callable[[], Any]], Any]
 """Does work on the thread that has the device to itself, and returns its result."""
 
@@ -79,7 +78,8 @@ def take_in_hand(ledger: Ledger, stage: str, shard: int) -> Attempt:
 
 
 def render_shard(
-    requests: Sequence[Request],
+    requests: Sequence[ImageRequest],
+    *,
     stage: str,
     shard: int,
     attempt: Attempt,
@@ -118,7 +118,7 @@ def render_shard(
 
 
 def _groups(
-    requests: Sequence[Request], todo: list[int], attempt: Attempt
+    requests: Sequence[ImageRequest], todo: list[int], attempt: Attempt
 ) -> Iterable[tuple[list[int], int | None]]:
     if not attempt.one_by_one:
         return [(todo, None)]
@@ -126,7 +126,7 @@ def _groups(
     return [([row for row in todo if requests[row]["row"] == prompt], prompt) for prompt in prompts]
 
 
-def _rows_of(requests: Sequence[Request], prompt: int) -> list[int]:
+def _rows_of(requests: Sequence[ImageRequest], prompt: int) -> list[int]:
     return [row for row, request in enumerate(requests) if request["row"] == prompt]
 
 
@@ -136,7 +136,7 @@ def _worker_died(attempt: Attempt) -> RowResult:
 
 
 def _render_batch(
-    batch: Batch, requests: Sequence[Request], render: RenderBatch, blame: Blame
+    batch: Batch, requests: Sequence[ImageRequest], render: RenderBatch, blame: Blame
 ) -> dict[int, RowResult]:
     row, started = batch.rows[0], time.perf_counter()
     try:

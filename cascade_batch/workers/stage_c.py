@@ -1,42 +1,33 @@
 """Pool C: one shard's prompts in, its embeddings out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from cascade_batch.engine.batches import Conditions, PriorBatch
-from cascade_batch.engine.devices import device_kind, fix_numerics, keep_freed_memory, named_device
+from cascade_batch.engine.batches import Conditions, PriorBatch, PriorImages
 from cascade_batch.engine.prior import Prior
-from cascade_batch.errors import SpecError
 from cascade_batch.model.geometry import embedding_side
 from cascade_batch.model.parts import Lora, PartFiles
 from cascade_batch.model.sampling import StageSampling
+from cascade_batch.model.stages import C, PerPool
 from cascade_batch.model.texts import PUBLISHED, TextOptions
 from cascade_batch.plan.pools import WorkerSettings
 from cascade_batch.run.embeddings import embedding_column, embedding_sha256
+from cascade_batch.run.schemas import ImageRequest, requests_in
 from cascade_batch.workers.batch_sizes import Probe
 from cascade_batch.workers.batching import Batch
 from cascade_batch.workers.conditioned import batch_fields, given_of
 from cascade_batch.workers.conditions import RowConditions
-from cascade_batch.workers.faults import blaming, failure_of, refusal
+from cascade_batch.workers.device_worker import DeviceWorker, Rendered
+from cascade_batch.workers.faults import failure_of
 from cascade_batch.workers.ledger import Ledger
-from cascade_batch.workers.probing import GUIDED, UNGUIDED, settled_once
-from cascade_batch.workers.rendering import (
-    OnDevice,
-    Request,
-    RowResult,
-    here,
-    render_shard,
-    take_in_hand,
-    worker_name,
-)
+from cascade_batch.workers.rendering import OnDevice, RowResult, here
 from cascade_batch.workers.shards import ShardData
-
-PROMPT = "a photograph of a lighthouse on a cliff above the sea at dusk"
-"""What measured batches show."""
+from cascade_batch.workers.trials import trial_request
 
 
 @dataclass(frozen=True)
@@ -48,83 +39,54 @@ class _Embedded:
     truncated: bool
 
 
-class StageCWorker:
-    """Holds the text encoder, Stage C and what conditions it on one device."""
+class StageCWorker(DeviceWorker):
+    """Holds the text encoder, Stage C and what conditions it."""
+
+    stage = C
 
     def __init__(
         self,
-        parts: dict[str, PartFiles],
+        parts: Mapping[str, PartFiles],
         settings: WorkerSettings,
+        ledger: Ledger,
+        *,
         sampling: StageSampling,
         schema: pa.Schema,
-        ledger: Ledger,
         loras: Sequence[Lora] = (),
         text: TextOptions = PUBLISHED,
         probe: Probe | None = None,
         on_device: OnDevice = here,
     ) -> None:
-        self._settings, self._sampling, self._schema, self._ledger = settings, sampling, schema, ledger
-        self._on_device = on_device
-        keep_freed_memory()
-        fix_numerics(settings.threads)
-        device = named_device(settings.device)
-        self._device_kind = device_kind(device)
-        self.batch_sizes = settled_once(settings, self._device_kind, probe, self._try_batch)
-        self._prior = Prior.load(parts, settings.dtype, device, loras, text)
+        """`schema`: of the run's embedding shards."""
+        super().__init__(settings, ledger, probe, on_device)
+        self._sampling, self._schema = sampling, schema
+        self._prior = Prior.load(parts, settings.dtype, self._device, loras, text)
 
     def render(self, data: ShardData) -> ShardData:
-        """The shard with its `embeddings`; passed through if there is nothing to render.
-
-        Several threads may each have a shard in hand; only batches are rendered on the device's own.
-        """
+        """The shard with its `embeddings`; passed through if there is nothing to render."""
         if data.requests is None or data.error:
             return data
-        requests = data.requests.to_pylist()
+        requests = requests_in(data.requests)
         no_prompt = RowResult(error_code="null_prompt", error_message="the row's prompt is null")
         given, failed = given_of(requests, data.conditioned)
         failed |= {row: no_prompt for row, r in enumerate(requests) if r["prompt"] is None}
 
-        def render(batch: Batch, requests: Sequence[Request]) -> list[RowResult]:
-            return self._render(
-                batch, requests, Conditions(**batch_fields([given[row] for row in batch.rows]))
-            )
+        def render(batch: Batch, requests: Sequence[ImageRequest]) -> list[RowResult]:
+            conditions = Conditions(**batch_fields([given[row] for row in batch.rows]))
+            return self._render(batch, [requests[row] for row in batch.rows], conditions)
 
-        shard = data.ticket.shard
-        attempt = take_in_hand(self._ledger, "prior", shard)
-
-        def render_all() -> list[RowResult]:
-            fix_numerics(self._settings.threads)  # of this thread
-            kinds = self._kinds(requests, given, failed)  # a tokenizer is one thread's, too
-            blame = blaming("prior", shard, self._try_batch)
-            return render_shard(
-                requests,
-                "prior",
-                shard,
-                attempt,
-                self.batch_sizes,
-                self._ledger,
-                render,
-                failed,
-                kinds,
-                blame,
-            )
-
-        results = self._on_device(render_all)
-        table = self._table(requests, results, attempt.number)
-        return replace(
-            data,
-            conditioned=None,
-            embeddings=table,
-            seconds=replace(data.seconds, c=sum(r.seconds for r in results)),
-        )
+        kinds = partial(self._kinds, requests, given, failed)  # a tokenizer is the device thread's, too
+        rendered = self._render_shard(data.ticket.shard, requests, failed, render, kinds)
+        seconds = replace(data.seconds, c=rendered.seconds)
+        return replace(data, conditioned=None, embeddings=self._table(rendered), seconds=seconds)
 
     def _try_batch(self, batch: Batch) -> None:
-        guidance = GUIDED if batch.guided else UNGUIDED
-        request = {"prompt": PROMPT, "negative_prompt": "", "seed": 0, "prior_guidance_scale": guidance}
-        self._render(batch, [request], Conditions())
+        steps, guided = PerPool(batch.steps, batch.steps), PerPool(batch.guided, batch.guided)
+        request = trial_request(batch.height, batch.width, steps=steps, guided=guided)
+        self._render(batch, [request] * len(batch.rows), Conditions())
 
     def _kinds(
-        self, requests: Sequence[Request], given: Sequence[RowConditions], failed: dict[int, RowResult]
+        self, requests: Sequence[ImageRequest], given: Sequence[RowConditions], failed: dict[int, RowResult]
     ) -> list[tuple]:
         """Text windows of each image, and what else conditions it. Texts that cannot be read join `failed`."""
         kinds = []
@@ -137,12 +99,13 @@ class StageCWorker:
             kinds.append((windows, conditions.kind))
         return kinds
 
-    def _render(self, batch: Batch, requests: Sequence[Request], conditions: Conditions) -> list[RowResult]:
-        rows = [requests[row] for row in batch.rows]
-        try:
-            out = self._prior.render(
+    def _render(self, batch: Batch, rows: Sequence[ImageRequest], conditions: Conditions) -> list[RowResult]:
+        """`rows`: of every place of the batch."""
+
+        def render() -> PriorImages:
+            return self._prior.render(
                 PriorBatch(
-                    prompts=[r["prompt"] for r in rows],
+                    prompts=[r["prompt"] or "" for r in rows],
                     negative_prompts=[r["negative_prompt"] for r in rows],
                     seeds=[r["seed"] for r in rows],
                     height=batch.height,
@@ -153,61 +116,39 @@ class StageCWorker:
                     conditions=conditions,
                 )
             )
-        except SpecError as error:  # conditions that do not fit the model, alike in all rows of one kind
-            return [RowResult(error_code="bad_condition", error_message=str(error))] * batch.real
-        except Exception as error:  # noqa: BLE001
-            raise refusal(error) from None
-        return [
-            _judged(
-                _Embedded(
-                    out.embeddings[i],
-                    out.pooled[i],
-                    out.negative_pooled[i],
-                    out.prompt_tokens[i],
-                    out.prompt_truncated[i],
-                )
-            )
-            for i in range(batch.real)
-        ]
 
-    def _table(self, requests: Sequence[Request], results: list[RowResult], attempts: int) -> pa.Table:
-        values: list[_Embedded | None] = [r.value for r in results]
+        return self._tried(batch, render, _judged)
+
+    def _table(self, rendered: Rendered) -> pa.Table:
+        values: list[_Embedded | None] = [result.value for result in rendered.results]
         arrays = [v.embedding if v else None for v in values]
         columns: dict[str, Any] = {
-            "image_id": [r["image_id"] for r in requests],
+            **self._columns(rendered),
             "embedding": embedding_column(arrays, self._schema),
-            "height": [embedding_side(r["height"]) for r in requests],
-            "width": [embedding_side(r["width"]) for r in requests],
+            "height": [embedding_side(r["height"]) for r in rendered.requests],
+            "width": [embedding_side(r["width"]) for r in rendered.requests],
             "pooled": [v.pooled if v else None for v in values],
             "negative_pooled": [v.negative_pooled if v else None for v in values],
             "embedding_sha256": [embedding_sha256(a) if a is not None else None for a in arrays],
-            "status": [r.status for r in results],
-            "error_code": [r.error_code for r in results],
-            "error_message": [r.error_message for r in results],
             "prompt_tokens": [v.tokens if v else None for v in values],
             "prompt_truncated": [v.truncated if v else None for v in values],
-            "attempts": [attempts] * len(results),
-            "seconds": [r.seconds for r in results],
-            "device": [self._device_kind] * len(results),
-            "worker": [worker_name()] * len(results),
-            "batch": [r.batch for r in results],
-            "threads": [self._settings.threads] * len(results),
-            "dtype": [self._settings.dtype] * len(results),
         }
-        return pa.table(
-            {
-                field.name: columns.get(field.name, pa.nulls(len(results), field.type))
-                for field in self._schema
-            },
-            schema=self._schema,
-        )
+        # The committing step fills in the rest: keys, and hashes of what it read.
+        absent = {f.name: pa.nulls(len(values), f.type) for f in self._schema if f.name not in columns}
+        return pa.table({name: (columns | absent)[name] for name in self._schema.names}, schema=self._schema)
 
 
-def _judged(value: _Embedded) -> RowResult:
-    assert value.embedding is not None
-    if np.isnan(value.embedding).any():
+def _judged(out: PriorImages, image: int) -> RowResult:
+    value = _Embedded(
+        out.embeddings[image],
+        out.pooled[image],
+        out.negative_pooled[image],
+        out.prompt_tokens[image],
+        out.prompt_truncated[image],
+    )
+    if np.isnan(out.embeddings[image]).any():
         code, message = "nan_output", "Stage C produced NaN"
-    elif np.isinf(value.embedding).any():
+    elif np.isinf(out.embeddings[image]).any():
         code, message = "infinite_output", "Stage C produced an infinite value"
     else:
         return RowResult(value)

@@ -72,7 +72,15 @@ def main() -> None:
 def _setup() -> Setup:
     pool = Pool(1, 0.0, 0.5, WorkerSettings(4, 1, "auto"))
     ref = RunRef("/nowhere", True, "{}")
-    return Setup(ref, ModelSpec(), Sampling(), {}, Pools(pool, pool, 0.25), embedding_schema((24, 24)), 3)
+    return Setup(
+        ref=ref,
+        model=ModelSpec(),
+        sampling=Sampling(),
+        weights={},
+        pools=Pools(pool, pool, 0.25),
+        embeddings_schema=embedding_schema((24, 24)),
+        attempts=3,
+    )
 
 
 def _run(runner: ray_data.RayRunner, setup: Setup, shards: int) -> float:

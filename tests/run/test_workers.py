@@ -74,7 +74,16 @@ def test_halves_drop_padding_only_batches() -> None:
 def run(requests, ledger, render, size=2, failed=None, kinds=None, blame=blame_nobody):
     attempt = take_in_hand(ledger, "prior", 7)
     results = render_shard(
-        requests, "prior", 7, attempt, lambda: BatchSizes(size), ledger, render, failed or {}, kinds, blame
+        requests,
+        stage="prior",
+        shard=7,
+        attempt=attempt,
+        batch_sizes=lambda: BatchSizes(size),
+        ledger=ledger,
+        render=render,
+        already_failed=failed or {},
+        kinds=kinds,
+        blame=blame,
     )
     return results, attempt
 

@@ -4,12 +4,14 @@ import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import pyarrow as pa
 
+from cascade_batch.model.stages import BA, C, Stage
 from cascade_batch.pipeline.runners.runner import Setup
 from cascade_batch.pipeline.runners.shard_rows import from_row, to_row
-from cascade_batch.pipeline.runners.stage_workers import stage_ba_worker, stage_c_worker
+from cascade_batch.pipeline.runners.stage_workers import make_worker
 from cascade_batch.plan.pools import Pool
 from cascade_batch.workers.ledger import Ledger
 from cascade_batch.workers.rendering import OnDevice
@@ -18,28 +20,26 @@ from cascade_batch.workers.shards import ShardData, guarded
 log = logging.getLogger(__name__)
 
 
-class PoolC:
-    """One actor of pool C."""
+class PoolActor:
+    """One actor of a pool."""
+
+    stage: ClassVar[Stage]
 
     def __init__(self, setup: Setup, ledger: Ledger) -> None:
-        _share_cores(setup.pools.c)
+        _share_cores(setup.pools[self.stage])
         on_device = _own_thread()
-        self._worker = on_device(lambda: stage_c_worker(setup, ledger, on_device))
+        self._worker = on_device(lambda: make_worker(self.stage, setup, ledger, on_device))
 
     def __call__(self, row: pa.Table) -> pa.Table:
         return _render(self._worker.render, row)
 
 
-class PoolBA:
-    """One actor of pool BA."""
+class PoolC(PoolActor):
+    stage = C
 
-    def __init__(self, setup: Setup, ledger: Ledger) -> None:
-        _share_cores(setup.pools.ba)
-        on_device = _own_thread()
-        self._worker = on_device(lambda: stage_ba_worker(setup, ledger, on_device))
 
-    def __call__(self, row: pa.Table) -> pa.Table:
-        return _render(self._worker.render, row)
+class PoolBA(PoolActor):
+    stage = BA
 
 
 def _share_cores(pool: Pool) -> None:

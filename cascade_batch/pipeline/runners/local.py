@@ -3,10 +3,11 @@
 import os
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
+from cascade_batch.model.stages import BA, C
 from cascade_batch.pipeline.runners.runner import Setup
-from cascade_batch.pipeline.runners.stage_workers import stage_ba_worker, stage_c_worker
+from cascade_batch.pipeline.runners.stage_workers import make_worker
 from cascade_batch.plan.pools import Node, Pools, size_pools
 from cascade_batch.run import paths
 from cascade_batch.settings import DtypeSpec, ModelSpec, PoolsSpec
@@ -25,12 +26,10 @@ class LocalRunner:
         from cascade_batch.engine.devices import pick_device
 
         cores, gpus = os.cpu_count() or 1, 0.0 if pick_device() == "cpu" else 1.0
-        one = replace(
-            pools,
-            c=replace(pools.c, actors=1, max_actors=None, gpus=gpus, threads=pools.c.threads or cores),
-            ba=replace(pools.ba, actors=1, max_actors=None, gpus=gpus, threads=pools.ba.threads or cores),
+        one = pools.map(
+            lambda pool: replace(pool, actors=1, max_actors=None, gpus=gpus, threads=pool.threads or cores)
         )
-        return size_pools(one, dtype, [Node(cpus=1e6, gpus=2)], share_c)
+        return size_pools(replace(pools, c=one.c, ba=one.ba), dtype, [Node(cpus=1e6, gpus=2)], share_c)
 
     def probe_create_only(self, uri: str) -> bool:
         return Storage(uri).probe_create_only(paths.RUN)
@@ -65,19 +64,11 @@ class _Workers:
     """Both workers of the process, each made at first use."""
 
     def __init__(self, setup: Setup) -> None:
-        self._setup = setup
         self._ledger = AttemptLedger(setup.attempts)
-        self._c = None
-        self._ba = None
+        self._worker = cache(lambda stage: make_worker(stage, setup, self._ledger))
 
     def render_c(self, data: ShardData) -> ShardData:
-        if data.requests is None:
-            return data
-        if self._c is None:
-            self._c = stage_c_worker(self._setup, self._ledger)
-        return self._c.render(data)
+        return data if data.requests is None else self._worker(C).render(data)
 
     def render_ba(self, data: ShardData) -> ShardData:
-        if self._ba is None:
-            self._ba = stage_ba_worker(self._setup, self._ledger)
-        return self._ba.render(data)
+        return self._worker(BA).render(data)

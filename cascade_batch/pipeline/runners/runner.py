@@ -17,18 +17,19 @@ from cascade_batch.workers.context import RunRef
 from cascade_batch.workers.shards import ShardData, Ticket
 
 
-@dataclass(frozen=True)
-class Setup:
-    """All that the workers of a sitting need to know; plain values, no credentials."""
+@dataclass(frozen=True, kw_only=True)
+class WorkerSetup:
+    """All that makes the workers of both pools; plain values, no credentials."""
 
-    ref: RunRef
     model: ModelSpec
     sampling: Sampling
-    weights: Mapping[str, str]
-    """sha256 of each part, as in `weights.json`."""
     pools: Pools
     embeddings_schema: pa.Schema
     attempts: int
+    ref: RunRef | None
+    """The run that they work for, if any: it fixes their batch sizes."""
+    weights: Mapping[str, str] | None = None
+    """sha256 of each part, as in `weights.json`; None: whatever is there is right."""
     extra_parts: tuple[str, ...] = ()
     """Parts that Stage C needs besides those of every run."""
     text: TextOptions = PUBLISHED
@@ -38,6 +39,13 @@ class Setup:
     def probe(self, stage: Stage) -> Probe:
         """How a worker of the stage's pool settles its batch sizes."""
         return Probe(self.ref, stage.key, self.loads[stage])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup(WorkerSetup):
+    """All that the steps of a sitting need to know."""
+
+    ref: RunRef
 
 
 class Runner(Protocol):

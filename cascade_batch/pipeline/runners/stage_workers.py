@@ -1,47 +1,49 @@
-"""The workers of both pools, made from a sitting's setup, alike for every runner. Only making one imports torch."""
+"""The workers of both pools, made alike for every runner and for calibration. Only making one imports torch."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from cascade_batch.model.parts import STAGE_BA_PARTS, STAGE_C_PARTS
-from cascade_batch.model.stages import BA, C
-from cascade_batch.pipeline.runners.runner import Setup
+from cascade_batch.model.stages import BA, C, Stage
+from cascade_batch.pipeline.runners.runner import WorkerSetup
 from cascade_batch.workers.ledger import Ledger
 from cascade_batch.workers.parts import load_loras, load_parts
 from cascade_batch.workers.rendering import OnDevice, here
 
 if TYPE_CHECKING:
-    from cascade_batch.workers.stage_ba import StageBAWorker
-    from cascade_batch.workers.stage_c import StageCWorker
+    from cascade_batch.workers.device_worker import DeviceWorker
 
 
-def stage_c_worker(setup: Setup, ledger: Ledger, on_device: OnDevice = here) -> StageCWorker:
+def make_worker(stage: Stage, setup: WorkerSetup, ledger: Ledger, on_device: OnDevice = here) -> DeviceWorker:
     """Raises WeightsError if a part is not the one that the run began with."""
+    return _stage_c(setup, ledger, on_device) if stage == C else _stage_ba(setup, ledger, on_device)
+
+
+def _stage_c(setup: WorkerSetup, ledger: Ledger, on_device: OnDevice) -> DeviceWorker:
     from cascade_batch.workers.stage_c import StageCWorker
 
     return StageCWorker(
         load_parts(setup.model, (*STAGE_C_PARTS, *setup.extra_parts), setup.weights),
         setup.pools.c.settings,
-        setup.sampling.c,
-        setup.embeddings_schema,
         ledger,
-        load_loras(setup.model, setup.weights),
-        setup.text,
-        setup.probe(C),
-        on_device,
+        sampling=setup.sampling.c,
+        schema=setup.embeddings_schema,
+        loras=load_loras(setup.model, setup.weights),
+        text=setup.text,
+        probe=setup.probe(C),
+        on_device=on_device,
     )
 
 
-def stage_ba_worker(setup: Setup, ledger: Ledger, on_device: OnDevice = here) -> StageBAWorker:
-    """Raises WeightsError if a part is not the one that the run began with."""
+def _stage_ba(setup: WorkerSetup, ledger: Ledger, on_device: OnDevice) -> DeviceWorker:
     from cascade_batch.workers.stage_ba import StageBAWorker
 
     return StageBAWorker(
         load_parts(setup.model, STAGE_BA_PARTS, setup.weights),
         setup.pools.ba.settings,
-        setup.sampling,
         ledger,
-        setup.probe(BA),
-        on_device,
+        sampling=setup.sampling,
+        probe=setup.probe(BA),
+        on_device=on_device,
     )

@@ -20,7 +20,6 @@ from cascade_batch.prompts.rows import iter_planned, prompt_ids
 from cascade_batch.run.loads import Size, SizeLoad, loads_of, most_frequent
 from cascade_batch.run.prompt_table import PromptTable
 from cascade_batch.run.schemas import MANIFEST_COLUMNS, PLAN
-from cascade_batch.run.shards import Shard
 from cascade_batch.settings import DEFAULT_BATCH, PoolSpec, RenderSpec, Spec
 
 THREADS = 8
@@ -69,9 +68,6 @@ class Plan:
     def padded_ba(self) -> float:
         """Share of pool BA's places that hold no image."""
         return 1 - self.images / self.slots_ba if self.slots_ba else 0.0
-
-    def shard(self, index: int) -> Shard:
-        return Shard(**self.shards.slice(index, 1).to_pylist()[0])
 
 
 def make_plan(table: PromptTable, spec: Spec) -> Plan:

@@ -25,7 +25,7 @@ from cascade_batch.run.embeddings import encode_embeddings
 from cascade_batch.run.images import ImageFile, commit_image, encoder_version
 from cascade_batch.run.manifest import with_carried
 from cascade_batch.run.records import check_numerics
-from cascade_batch.run.schemas import MANIFEST
+from cascade_batch.run.schemas import MANIFEST, check_error_codes
 from cascade_batch.run.stage_keys import stage_ba_key, stage_c_key
 from cascade_batch.storage import ObjectExists
 from cascade_batch.workers.context import RunContext, RunRef, open_run
@@ -43,6 +43,7 @@ def commit_embeddings(data: ShardData, ref: RunRef) -> ShardData:
     if data.embeddings is None:
         return data
     assert data.requests is not None
+    check_error_codes(data.embeddings["error_code"].to_pylist())
     run = open_run(ref)
     _check_device_kinds(ref, data.embeddings)
     table = _with_keys(data.embeddings, data.requests, data.prompts_sha256, run)
@@ -59,6 +60,7 @@ def commit_images(data: ShardData, ref: RunRef) -> ShardData:
     """Commit 2: every picture, then the manifest that makes the shard done."""
     assert data.embeddings is not None
     assert data.pictures is not None
+    check_error_codes(data.pictures["error_code"].to_pylist())
     run, ticket = open_run(ref), data.ticket
     _check_device_kinds(ref, data.pictures)
     files = _commit_pictures(data, run)

@@ -4,6 +4,9 @@ A message says what went wrong, where, what was got, what was expected and what 
 Errors of single rows are not exceptions: they travel as columns (see `schemas.ERROR_CODES`).
 """
 
+import difflib
+from collections.abc import Callable, Iterable
+
 
 class CascadeError(Exception):
     """Root of all errors this package raises on purpose. Survives pickling with its fields.
@@ -69,3 +72,14 @@ class StorageError(CascadeError):
 
 class IntegrityError(CascadeError):
     """Stored data that contradicts the run: a changed table, foreign objects, a lost race that differs."""
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like a word which is none of them, if one is alike at all."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)), None)
+
+
+def did_you_mean(word: str, known: Iterable[str], shown: Callable[[str], str] = str) -> str:
+    """The next step after a misspelt name: the closest one, as it is to be shown. Empty if none is close."""
+    name = closest(word, known)
+    return f"did you mean {shown(name)}?" if name else ""

@@ -68,6 +68,9 @@ def build_parser() -> argparse.ArgumentParser:
         "orphans are never deleted",
     )
     _add_model(commands.add_parser("model", help="what a checkpoint is, and the same in the other layout"))
+    commands.add_parser(
+        "settings", help="every key of the spec with its default and meaning, as YAML to edit"
+    )
     return parser
 
 
@@ -117,7 +120,12 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="RUN", help="the run's folder or bucket prefix")
     parser.add_argument("--spec", metavar="FILE", help="YAML file with keys of the spec")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="A.B=C", dest="sets", help="any key of the spec"
+        "--set",
+        action="append",
+        default=[],
+        metavar="A.B=C",
+        dest="sets",
+        help="any key of the spec; `cascade-batch settings` prints them all",
     )
     parser.add_argument("--model", metavar="NAME", help=MODEL_HELP)
     for part in PART_FLAGS:

@@ -10,6 +10,7 @@ from types import FrameType
 
 from cascade_batch.cli import logging
 from cascade_batch.cli.arguments import build_parser, spec_flags
+from cascade_batch.cli.completing import complete
 from cascade_batch.cli.exit_codes import BAD_INPUT, FAILED, FINISHED, INTERRUPTED, TOO_MANY_FAILED, UNREAD
 from cascade_batch.cli.showing import make_observer, summary
 from cascade_batch.cli.status import status_command
@@ -20,6 +21,7 @@ from cascade_batch.pipeline.runners.ray_environment import prepare_own_cluster
 from cascade_batch.pipeline.runners.runner import Runner
 from cascade_batch.run import records
 from cascade_batch.settings import Spec, load_spec
+from cascade_batch.settings.explained import explained_yaml
 from cascade_batch.storage import ObjectExists, ObjectMissing
 from cascade_batch.storage.failures import ending
 
@@ -36,6 +38,7 @@ _EXIT_OF_STATE = {
 
 def entry() -> None:
     """The `cascade-batch` program."""
+    complete()
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()
@@ -58,6 +61,7 @@ def main(argv: Sequence[str]) -> int:
         "status": lambda arguments, _: status_command(arguments),
         "verify": _verify,
         "model": _model,
+        "settings": _settings,
     }
     try:
         return commands[arguments.command](arguments, argv)
@@ -163,6 +167,11 @@ def _verify(arguments: Namespace, _argv: Sequence[str]) -> int:
     from cascade_batch.cli.verifying import verify_command
 
     return verify_command(arguments.run, arguments.reopen)
+
+
+def _settings(_arguments: Namespace, _argv: Sequence[str]) -> int:
+    print(explained_yaml(), end="")
+    return FINISHED
 
 
 def _model(arguments: Namespace, _argv: Sequence[str]) -> int:

@@ -5,12 +5,11 @@ are written as differences from each other. A `config.json` is parsed strictly: 
 keys that start with an underscore are notes and ignored. `up_*` fields list the deepest level first.
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, get_type_hints
 
-from cascade_batch.errors import WeightsError
+from cascade_batch.errors import WeightsError, did_you_mean
 from cascade_batch.model.config_checks import check_types
 from cascade_batch.model.layouts import ATTENTION, RES, TIME
 
@@ -255,11 +254,10 @@ def _known(kind: type, config: Mapping[str, Any], where: str) -> dict[str, Any]:
     settings = {key: value for key, value in config.items() if not key.startswith("_")}
     for key in settings:
         if key not in names:
-            close = difflib.get_close_matches(key, names, n=1)
             raise WeightsError(
                 f"unknown key in a network's config: {key!r}",
                 where=where,
-                next_step=f"did you mean {close[0]!r}?" if close else "is this a Stable Cascade part?",
+                next_step=did_you_mean(key, names, repr) or "is this a Stable Cascade part?",
             )
     check_types(settings, get_type_hints(kind), where)
     return {key: _frozen(value) for key, value in settings.items()}

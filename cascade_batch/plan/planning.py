@@ -22,7 +22,6 @@ from cascade_batch.prompts.rows import iter_planned, prompt_ids
 from cascade_batch.run.loads import Size, SizeLoad, loads_of, most_frequent
 from cascade_batch.run.prompt_table import PromptTable
 from cascade_batch.run.schemas import MANIFEST_COLUMNS, PLAN
-from cascade_batch.run.shards import Shard
 from cascade_batch.settings import DEFAULT_BATCH, PoolSpec, RenderSpec, Spec
 
 THREADS = 8
@@ -64,9 +63,6 @@ class Plan:
     def padded(self) -> PerPool[float]:
         """Share of each pool's places that hold no image."""
         return self.slots.map(lambda slots: 1 - self.images / slots if slots else 0.0)
-
-    def shard(self, index: int) -> Shard:
-        return Shard(**self.shards.slice(index, 1).to_pylist()[0])
 
 
 def make_plan(table: PromptTable, spec: Spec) -> Plan:

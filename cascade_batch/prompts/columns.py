@@ -4,13 +4,12 @@ Names are *ours* (`COLUMNS`) or *carried* (anything else). `prompts.columns` map
 an entry whose key is not one of ours renames a carried column, which resolves clashes with the manifest.
 """
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping
 
 import pyarrow as pa
 import pyarrow.types as t
 
-from cascade_batch.errors import PromptTableError
+from cascade_batch.errors import PromptTableError, closest, did_you_mean
 from cascade_batch.prompts.types import plain, unified
 
 _WHOLE = ("a whole number", (t.is_integer,), pa.int64())
@@ -133,13 +132,12 @@ def check_mapping(names: Collection[str], mapping: Mapping[str, str], where: str
     """Raise PromptTableError for a mapped column that no file has."""
     for ours, theirs in mapping.items():
         if theirs not in names:
-            close = difflib.get_close_matches(theirs, names, n=1, cutoff=0.5)
             raise PromptTableError(
                 f"no file has the column {theirs!r} that is to be {ours!r}",
                 where=where,
                 got=f"--column {ours}={theirs}",
                 expected=f"one of {_listed(names)}",
-                next_step=f"did you mean --column {ours}={close[0]}?" if close else "",
+                next_step=did_you_mean(theirs, names, f"--column {ours}=".__add__),
             )
 
 
@@ -209,8 +207,8 @@ def unify(carried: Iterable[tuple[str, Mapping[str, pa.DataType]]]) -> pa.Schema
 def _no_prompt(names: list[str], where: str) -> PromptTableError:
     lower = {name.lower(): name for name in reversed(names)}
     likely = [lower[word] for word in ("prompt", *_PROMPT_LIKE) if word in lower]
-    likely += [lower[word] for word in difflib.get_close_matches("prompt", lower, cutoff=0.5)]
-    guess = likely[0] if likely else "NAME"
+    alike = closest("prompt", lower)
+    guess = likely[0] if likely else lower[alike] if alike else "NAME"
     return PromptTableError(
         "the prompt table has no column 'prompt'",
         where=where,

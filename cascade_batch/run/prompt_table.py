@@ -12,8 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from cascade_batch.storage import Storage
-
 
 @dataclass(frozen=True)
 class PromptFile:
@@ -61,10 +59,6 @@ class PromptTable:
         """sha256 over relative path, size, footer hash and ETag of every file."""
         listed = [[file.path, file.size, file.footer_sha256, file.etag] for file in self.files]
         return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
-
-    @property
-    def storage(self) -> Storage:
-        return Storage(self.root, self.query)
 
     def where(self, file: PromptFile, row: int | None = None) -> str:
         """A file, and a row of it counted from 0, as error messages name them."""

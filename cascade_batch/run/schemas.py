@@ -4,10 +4,12 @@ Our columns are plain Parquet types, so that DuckDB, Polars, pandas and Spark op
 """
 
 import math
+from collections.abc import Iterable
 from typing import TypedDict, cast
 
 import pyarrow as pa
 
+from cascade_batch.errors import IntegrityError
 from cascade_batch.model.stages import STAGES
 
 FORMAT = 3
@@ -147,6 +149,15 @@ MEASURED = frozenset(
 """Manifest columns that tell how a sitting went; all others are equal in every run of one spec."""
 
 EMBEDDING_CHANNELS = 16
+
+
+def check_error_codes(codes: Iterable[str | None]) -> None:
+    """Raise IntegrityError for a reason that is none of `ERROR_CODES`; rows that have not failed have None."""
+    for code in codes:
+        if code is not None and code not in ERROR_CODES:
+            raise IntegrityError(
+                "a row failed with a code that readers do not know", got=code, expected=", ".join(ERROR_CODES)
+            )
 
 
 def manifest_schema(carried: pa.Schema) -> pa.Schema:

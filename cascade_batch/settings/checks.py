@@ -1,11 +1,10 @@
 """Value checks of a built spec: ranges, choices, and what cannot work at all."""
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from cascade_batch.errors import PromptTableError, SpecError
+from cascade_batch.errors import PromptTableError, SpecError, did_you_mean
 from cascade_batch.model.geometry import check_side
 from cascade_batch.model.sampling import METHODS, PRESETS, RESULTS
 from cascade_batch.model.stages import STAGES
@@ -177,8 +176,7 @@ def _check_dtypes(dtype: DtypeSpec) -> None:
 
 def _choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        close = difflib.get_close_matches(value, allowed, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]}?" if close else ""
+        hint = did_you_mean(value, allowed)
         raise SpecError("unknown value", where=key, got=value, expected=", ".join(allowed), next_step=hint)
 
 

@@ -1,7 +1,6 @@
 """Reading a spec: a YAML text, then each `--set a.b=c`, then the everyday flags. Strict keys, exact types."""
 
 import dataclasses
-import difflib
 import os
 import types
 import typing
@@ -10,8 +9,9 @@ from typing import Any
 
 import yaml
 
-from cascade_batch.errors import SpecError
+from cascade_batch.errors import SpecError, did_you_mean
 from cascade_batch.settings.checks import check
+from cascade_batch.settings.explained import SHOW_ALL
 from cascade_batch.settings.samplers import with_guidance
 from cascade_batch.settings.tree import DtypeSpec, Spec
 from cascade_batch.settings.values import plain, shown
@@ -104,8 +104,7 @@ def _build(kind: type, tree: Any, path: str) -> Any:
 
 
 def _unknown_key(key: str, where: str, known: list[str]) -> SpecError:
-    close = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else ""
+    hint = " ".join(filter(None, (did_you_mean(key, known), SHOW_ALL)))
     return SpecError("unknown key in the spec", where=where, expected=", ".join(known), next_step=hint)
 
 
@@ -151,7 +150,7 @@ def _text(value: Any, where: str) -> str:
 
 def _wrong_type(value: Any, allowed: tuple, where: str) -> SpecError:
     names = " or ".join("null" if kind is types.NoneType else kind.__name__ for kind in allowed)
-    hint = ""
+    hint = SHOW_ALL
     if isinstance(value, str) and float in allowed:
-        hint = "YAML reads 1e-4 as a string; write 1.0e-4"
+        hint = f"YAML reads 1e-4 as a string; write 1.0e-4. {SHOW_ALL}"
     return SpecError("wrong type in the spec", where=where, got=shown(value), expected=names, next_step=hint)

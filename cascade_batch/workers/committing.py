@@ -29,7 +29,7 @@ from cascade_batch.run.images import ImageFile, commit_image, encoder_version
 from cascade_batch.run.manifest import with_carried
 from cascade_batch.run.records import check_numerics
 from cascade_batch.run.run import Run
-from cascade_batch.run.schemas import COST, MANIFEST
+from cascade_batch.run.schemas import COST, MANIFEST, check_error_codes
 from cascade_batch.run.stage_keys import stage_ba_key, stage_c_key
 from cascade_batch.storage import ObjectExists
 from cascade_batch.workers.context import RunRef, open_run
@@ -47,6 +47,7 @@ def commit_embeddings(data: ShardData, ref: RunRef) -> ShardData:
     if data.embeddings is None:
         return data
     assert data.requests is not None
+    check_error_codes(data.embeddings["error_code"].to_pylist())
     run = open_run(ref)
     _check_device_kinds(ref, data.embeddings)
     table = _with_keys(data.embeddings, data.requests, data.prompts_sha256, run)
@@ -63,6 +64,7 @@ def commit_images(data: ShardData, ref: RunRef) -> ShardData:
     """Commit 2: every picture, then the manifest that makes the shard done."""
     assert data.embeddings is not None
     assert data.pictures is not None
+    check_error_codes(data.pictures["error_code"].to_pylist())
     run, ticket = open_run(ref), data.ticket
     _check_device_kinds(ref, data.pictures)
     files = _commit_pictures(data, run)

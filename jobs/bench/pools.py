@@ -34,6 +34,7 @@ from cascade_batch.settings import Spec, load_spec  # noqa: E402
 from cascade_batch.storage import Storage  # noqa: E402
 from jobs.bench.clocks import CpuClocks  # noqa: E402
 from jobs.bench.committing import commit_costs  # noqa: E402
+from jobs.bench.servers import start_seaweed  # noqa: E402
 from jobs.bench.timed import PoolTimes, pool_times, time_pools  # noqa: E402
 from jobs.bench.waiting import replace_pools  # noqa: E402
 
@@ -149,8 +150,6 @@ def _store(name: str, folder: str) -> Iterator[tuple[str, dict[int, str]]]:
     if name == "disk":
         yield f"{folder}/run", {}
         return
-    from tests.servers import start_seaweed
-
     server_folder = Path(folder, "server")
     server_folder.mkdir()
     server = start_seaweed(server_folder)

@@ -35,6 +35,7 @@ from cascade_batch.pipeline.progress import Progress  # noqa: E402
 from cascade_batch.run import paths, records  # noqa: E402
 from cascade_batch.settings import Spec, load_spec  # noqa: E402
 from cascade_batch.storage import Storage  # noqa: E402
+from jobs.bench.servers import start_seaweed  # noqa: E402
 
 LIMIT_S = 20
 LEFT = 400
@@ -80,8 +81,6 @@ class Known(Exception):
 
 
 def many_done(done: int) -> bool:
-    from tests.servers import start_seaweed
-
     with tempfile.TemporaryDirectory() as folder:
         server_folder = Path(folder, "server")
         server_folder.mkdir()

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cascade_batch.engine.loading.checkpoints import load_controlnet
-from cascade_batch.engine.networks.controlnet import ControlNet, fit
+from cascade_batch.engine.networks.blocks import resize
+from cascade_batch.engine.networks.controlnet import ControlNet
 from cascade_batch.engine.networks.effnet import EffnetEncoder
 from cascade_batch.engine.networks.stage_c import StageC
 from cascade_batch.errors import WeightsError
@@ -194,7 +195,8 @@ def test_stage_c_adds_maps_where_diffusers_would(
     maps = {block: 3 * noise(2, 4, 5, WIDTH, seed=block) for block in blocks}
     got = ours.step(latents, ours.prepare(text, pooled, RATIO, injections=maps), 0)
     if config.switch_level == (False,):  # every block sees maps of the latents' size
-        fitted = ours.prepare(text, pooled, RATIO, injections=fit(maps, 1.0, *size))
+        resized = {block: resize(added, *size) for block, added in maps.items()}
+        fitted = ours.prepare(text, pooled, RATIO, injections=resized)
         assert torch.equal(got, ours.step(latents, fitted, 0))
     plain = ours.step(latents, ours.prepare(text, pooled, RATIO), 0)
     add_by_hooks(theirs, maps)
@@ -231,19 +233,9 @@ def test_a_guided_batch_gets_the_maps_on_both_halves_and_the_first_images_theirs
 def test_an_untrained_controlnet_changes_not_a_bit() -> None:
     _, ours = pair_c(DEEP)
     latents, text, pooled = noise(1, 16, 6, 6), noise(1, 77, 32), noise(1, 32)
-    maps = fit(ControlNet(LARGE)(noise(1, 16, 6, 6)), 1.0, 6, 6)
+    maps = ControlNet(LARGE)(noise(1, 16, 6, 6))
     got = ours.step(latents, ours.prepare(text, pooled, RATIO, injections=maps), 0)
     assert torch.equal(got, ours.step(latents, ours.prepare(text, pooled, RATIO), 0))
-
-
-def test_strength_scales_maps_and_zero_turns_them_off() -> None:
-    maps = controlnet(LARGE)(noise(1, 16, 5, 5))
-    whole, half, none = (fit(maps, strength, 6, 8) for strength in (1.0, 0.5, 0.0))
-    for block in maps:
-        assert whole[block].shape == (1, 6, 8, WIDTH)
-        torch.testing.assert_close(half[block], 0.5 * whole[block])
-        assert not none[block].any()
-        assert whole[block].any()
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from cascade_batch.prompts import (
     rows_sha256,
 )
 from cascade_batch.run.schemas import MANIFEST_COLUMNS
+from cascade_batch.run.shards import Shard
 from cascade_batch.settings import PromptsSpec, RenderSpec, Spec
 from tests.fuzz.arrow_values import random_table
 
@@ -94,8 +95,7 @@ def through(path: Path) -> tuple[PromptTable, pa.Table]:
     plan = make_plan(table, spec)
     first_prompts(table, 5, 1)
     pieces = []
-    for index in range(plan.shards.num_rows):
-        shard = plan.shard(index)
+    for shard in (Shard(**row) for row in plan.shards.to_pylist()):
         rows = read_rows(table, 0, shard.first_row, shard.rows)
         rows_sha256(rows)
         if shard.images <= MANY_ROWS:

@@ -88,7 +88,7 @@ def test_a_plan_by_hand(tmp_path: Path) -> None:
         (3, "a.parquet", 0, 2, 3, 0, 5),
         (4, "c.parquet", 2, 0, 1, 0, 2),
     ]
-    assert plan.shard(2) == Shard(2, "a.parquet", 0, 1, 1, 256, 44)
+    assert Shard(**plan.shards.to_pylist()[2]) == Shard(2, "a.parquet", 0, 1, 1, 256, 44)
     assert (plan.prompts, plan.images) == (6, 308)
     assert plan.groups == {
         ImageGroup(256, 512, 20, False, 10, False): 300,

@@ -10,13 +10,12 @@ convolutions without bias. Which of three trunks it is, is told by the stored sh
 Structure and key names: `modules/controlnet.py` of Stability-AI/StableCascade. Token-major inside.
 """
 
-from collections.abc import Mapping
 from typing import assert_never
 
 import torch
 from torch import Tensor, nn
 
-from cascade_batch.engine.networks.blocks import PointwiseConv, TokenConv2d, resize
+from cascade_batch.engine.networks.blocks import PointwiseConv, TokenConv2d
 from cascade_batch.engine.networks.effnet import build_backbone
 from cascade_batch.model.config import (
     ControlNetConfig,
@@ -54,14 +53,6 @@ class ControlNet(nn.Module):
         features = self.backbone(control.permute(0, 2, 3, 1).to(self.dtype))
         projected = zip(self.config.blocks, self.projections, strict=True)
         return {block: projection(features) for block, projection in projected}
-
-
-def fit(maps: Mapping[int, Tensor], strength: float, height: int, width: int) -> dict[int, Tensor]:
-    """A ControlNet's maps as `StageC.prepare` takes them: times `strength`, at the size of Stage C's latents.
-
-    Resized bilinearly with corners aligned, as the original release does before each block.
-    """
-    return {block: resize(added * strength, height, width) for block, added in maps.items()}
 
 
 class NormActConv(nn.Module):

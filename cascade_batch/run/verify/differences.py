@@ -4,20 +4,20 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-KINDS = {
-    "missing": "a committed object is not there",
-    "damaged": "an object does not hold the bytes that were committed",
-    "inconsistent": "a record contradicts the plan or another record",
-    "duplicate": "an image has more than one manifest row",
-    "orphan": "an object that no shard of the plan and no manifest row names",
-}
 KEPT = 1000
 """Differences kept with their details, so that a run whose every picture is lost fits in memory."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One object that is not as it should be; `kind` is one of `KINDS`."""
+    """One object that is not as it should be. Its `kind`:
+
+    missing       a committed object is not there
+    damaged       an object does not hold the bytes that were committed
+    inconsistent  a record contradicts the plan or another record
+    duplicate     an image has more than one manifest row
+    orphan        an object that no shard of the plan and no manifest row names
+    """
 
     kind: str
     key: str

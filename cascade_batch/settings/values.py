@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cascade_batch.errors import SpecError
+from cascade_batch.model.conditions import CONDITIONS
 from cascade_batch.model.geometry import MAX_SIDE, MIN_SIDE
 
 MOST_SCALE = float(np.finfo(np.float32).max)
@@ -25,11 +26,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "prior_guidance_scale": (0, MOST_SCALE),
     "decoder_steps": (1, 1000),
     "decoder_guidance_scale": (0, MOST_SCALE),
-    "strength": (0, 1),
-    "control_strength": (-100, 100),
-    "sca": (-1e4, 1e4),
-    "crp": (-1e4, 1e4),
     "stage_a_tile": (64, MAX_SIDE),
+    **{name: condition.within for name, condition in CONDITIONS.items() if condition.within},
 }
 """Least and greatest value by the prompt table's names."""
 

@@ -19,8 +19,7 @@ from cascade_batch.run.images import is_single_colour
 from cascade_batch.run.schemas import EMBEDDING_CHANNELS
 from cascade_batch.workers.batch_sizes import Probe
 from cascade_batch.workers.batching import Batch
-from cascade_batch.workers.conditioned import batch_fields, given_of
-from cascade_batch.workers.conditions import NO_CONDITIONS, RowConditions
+from cascade_batch.workers.condition_tables import batch_fields, given_of
 from cascade_batch.workers.faults import blaming, refusal
 from cascade_batch.workers.ledger import Ledger
 from cascade_batch.workers.probing import GUIDED, UNGUIDED, settled_once
@@ -33,6 +32,7 @@ from cascade_batch.workers.rendering import (
     take_in_hand,
     worker_name,
 )
+from cascade_batch.workers.row_conditions import NO_CONDITIONS, RowConditions
 from cascade_batch.workers.shards import ShardData
 
 PICTURES = pa.schema(

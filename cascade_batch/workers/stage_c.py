@@ -19,8 +19,7 @@ from cascade_batch.plan.pools import WorkerSettings
 from cascade_batch.run.embeddings import embedding_column, embedding_sha256
 from cascade_batch.workers.batch_sizes import Probe
 from cascade_batch.workers.batching import Batch
-from cascade_batch.workers.conditioned import batch_fields, given_of
-from cascade_batch.workers.conditions import RowConditions
+from cascade_batch.workers.condition_tables import batch_fields, given_of
 from cascade_batch.workers.faults import blaming, failure_of, refusal
 from cascade_batch.workers.ledger import Ledger
 from cascade_batch.workers.probing import GUIDED, UNGUIDED, settled_once
@@ -33,6 +32,7 @@ from cascade_batch.workers.rendering import (
     take_in_hand,
     worker_name,
 )
+from cascade_batch.workers.row_conditions import RowConditions
 from cascade_batch.workers.shards import ShardData
 
 PROMPT = "a photograph of a lighthouse on a cliff above the sea at dusk"

@@ -14,11 +14,12 @@ import numpy as np
 from cascade_batch.errors import SpecError
 from cascade_batch.model.conditions import CONDITIONS
 from cascade_batch.model.geometry import MAX_SIDE, MIN_SIDE
+from cascade_batch.model.seeds import SEED_LIMIT
 
 MOST_SCALE = float(np.finfo(np.float32).max)
 
 RANGES: dict[str, tuple[float, float]] = {
-    "seed": (0, 2**63 - 1),
+    "seed": (0, SEED_LIMIT - 1),
     "num_images": (1, 1_000_000),
     "width": (MIN_SIDE, MAX_SIDE),
     "height": (MIN_SIDE, MAX_SIDE),

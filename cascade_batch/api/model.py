@@ -12,8 +12,8 @@ import torch
 
 from cascade_batch.api import arguments as args
 from cascade_batch.api import scalars
+from cascade_batch.api.call_conditions import Asked, conditions_of, pooled_of
 from cascade_batch.api.callbacks import INPUTS, Callback, on_step_of
-from cascade_batch.api.conditions import Asked, conditions_of, pooled_of
 from cascade_batch.api.outputs import (
     IMAGE_TYPES,
     PRIOR_TYPES,

@@ -12,6 +12,7 @@ from cascade_batch.engine.sampler import Generators, is_guided
 from cascade_batch.engine.schedule import time_ratios
 from cascade_batch.errors import SpecError
 from cascade_batch.model.geometry import check_sides
+from cascade_batch.model.seeds import SEED_LIMIT, seed_after
 from cascade_batch.settings import values
 
 Texts = str | Sequence[str] | None
@@ -69,10 +70,10 @@ def drawn_by(generator: Generators | None, seed: Seeds, count: int) -> tuple[lis
     if generator is not None:
         return [0] * count, _generators(generator, count)
     if seed is None:
-        return torch.randint(2**63 - 1, (count,), device="cpu").tolist(), None
+        return torch.randint(SEED_LIMIT - 1, (count,), device="cpu").tolist(), None
     if _is_one(seed):
         first = values.whole("seed", seed)
-        return [(first + i) % 2**63 for i in range(count)], None
+        return [seed_after(first, i) for i in range(count)], None
     seeds = [
         values.whole("seed", one, f"seed[{i}]")
         for i, one in enumerate(_several(seed, "seed", "a whole number"))

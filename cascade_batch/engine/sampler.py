@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cascade_batch.engine.schedule import DIFFUSERS, Schedule
 from cascade_batch.errors import SpecError
-from cascade_batch.model.sampling import StageSampling
+from cascade_batch.model.sampling import StageSampling, guides
 
 Predict = Callable[[Tensor, int, bool], Tensor]
 """(latents, step number, guided) to the network's prediction, all float32 of one shape; guided latents come doubled,
@@ -70,7 +70,7 @@ class Start:
 
 def is_guided(guidance: Sequence[float]) -> bool:
     """Whether a batch runs with classifier-free guidance; a mixed batch is a SpecError."""
-    guided = {scale > 1 for scale in guidance}
+    guided = {guides(scale) for scale in guidance}
     if len(guided) != 1:
         raise SpecError(
             "a batch mixes images with and without guidance",

@@ -5,24 +5,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cascade_batch.model.conditions import CONDITIONS
+
 PARTS = ("stage_c", "stage_b", "stage_a", "text_encoder", "tokenizer")
 OPTIONAL = ("image_encoder", "effnet_encoder", "controlnet")
 """What a run loads only if its prompt table asks for it."""
 STAGE_C_PARTS = ("stage_c", "text_encoder", "tokenizer")
 STAGE_BA_PARTS = ("stage_b", "stage_a")
-_NEEDED = {
-    "image": "image_encoder",
-    "init_image": "effnet_encoder",
-    "control_image": "controlnet",
-}
 LORAS = "loras"
 """In `weights.json`, if a run has any: what all its LoRAs hash to, weights and tokens included."""
 
 
 def parts_for(conditions: Collection[str], with_super_resolution: bool = False) -> tuple[str, ...]:
     """The parts that these conditions need besides those that every image does."""
-    needed = {_NEEDED[name] for name in conditions if name in _NEEDED}
-    if with_super_resolution and "control_image" in conditions:
+    needed = {row.part for row in CONDITIONS.values() if row.part and row.column in conditions}
+    if with_super_resolution and "controlnet" in needed:
         needed.add("effnet_encoder")
     return tuple(sorted(needed))
 

@@ -7,6 +7,9 @@ prediction of the clean latents.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import overload
+
+import numpy as np
 
 METHODS = ("ddpm", "ddim", "lcm")
 RESULTS = ("latents", "clean")
@@ -42,6 +45,15 @@ class Sampling:
     """Side in pixels of the parts of a picture that Stage A decodes one after the other; None: the whole at once."""
     decoder_guidance_scale: float = 0.0
     """Of prompts that do not say, if the spec does not either."""
+
+
+@overload
+def guides(scale: float) -> bool: ...
+@overload
+def guides(scale: np.ndarray) -> np.ndarray: ...
+def guides(scale: float | np.ndarray) -> bool | np.ndarray:
+    """Whether a guidance scale is on: above 1, as in the published pipelines. Of an array, (n,) bool."""
+    return scale > 1
 
 
 _ORIGINAL = StageSampling(guidance_rescale=0.7, result="clean", ratio_of_signal=True)

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from cascade_batch import weights
 from cascade_batch.errors import SpecError
 from cascade_batch.model import flops
+from cascade_batch.model.sampling import guides
 from cascade_batch.model.stages import STAGES, PerPool
 from cascade_batch.plan.planning import ImageGroup
 from cascade_batch.run.manifest import committed_shards, read_manifests
@@ -127,4 +128,6 @@ def _manifests(uri: str) -> Iterator[pa.Table]:
 def _groups(manifest: pa.Table) -> Iterator[ImageGroup]:
     for row in manifest.select(_GROUP_COLUMNS).to_pylist():
         width, height, prior_steps, prior_guidance, decoder_steps, decoder_guidance = row.values()
-        yield ImageGroup(width, height, prior_steps, prior_guidance > 1, decoder_steps, decoder_guidance > 1)
+        yield ImageGroup(
+            width, height, prior_steps, guides(prior_guidance), decoder_steps, guides(decoder_guidance)
+        )

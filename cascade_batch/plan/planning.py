@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from cascade_batch.model.sampling import guides
 from cascade_batch.model.stages import PerPool
 from cascade_batch.plan.cutting import Cuts, Limits, cut_file
 from cascade_batch.prompts import check_carried, open_table
@@ -117,7 +118,7 @@ _COSTS = {
     "decoder_guidance_scale": ("decoder_guided", np.bool_),
     "num_images": ("num_images", np.int32),
 }
-"""Column -> what planning keeps of it. Guidance above 1 is on, as in the published pipelines."""
+"""Column -> what planning keeps of it."""
 _KINDS = tuple(kept for kept, _ in _COSTS.values() if kept != "num_images")
 _TOGETHER = PerPool.of(lambda stage: ("width", "height", stage.steps, f"{stage.asked}_guided"))
 """What images of one batch have in common in each pool."""
@@ -148,13 +149,13 @@ def _plan_file(table: PromptTable, index: int, rows: int, spec: Spec, with_ids: 
 def _cost(name: str, column: pa.ChunkedArray, render: RenderSpec) -> np.ndarray:
     default, kind = getattr(render, name), _COSTS[name][1]
     wide = column.cast(pa.float64() if kind is np.bool_ else pa.int64()).fill_null(default).to_numpy()
-    return wide > 1 if kind is np.bool_ else wide.astype(kind)
+    return guides(wide) if kind is np.bool_ else wide.astype(kind)
 
 
 def _filled(values: Mapping[str, np.ndarray], render: RenderSpec) -> dict[str, np.ndarray]:
     """Every cost: (rows,) where the file has the column, else one number, (), the run's default."""
     defaults = {
-        kept: np.array(getattr(render, name) > 1 if kind is np.bool_ else getattr(render, name), kind)
+        kept: np.array(guides(getattr(render, name)) if kind is np.bool_ else getattr(render, name), kind)
         for name, (kept, kind) in _COSTS.items()
     }
     return {**defaults, **values}

@@ -1,7 +1,6 @@
 """The prompt table: opened and checked once, then read by row ranges. No torch, no ray."""
 
 from cascade_batch.prompts.carrying import check_carried
-from cascade_batch.prompts.columns import CONDITIONS
 from cascade_batch.prompts.digest import rows_sha256
 from cascade_batch.prompts.opening import open_table
 from cascade_batch.prompts.readers import reader_notes
@@ -10,7 +9,6 @@ from cascade_batch.prompts.rows import first_prompts, read_rows
 from cascade_batch.run.prompt_table import PromptFile, PromptTable
 
 __all__ = [
-    "CONDITIONS",
     "PromptFile",
     "PromptTable",
     "check_carried",

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.types as t
 
 from cascade_batch.errors import PromptTableError, closest, did_you_mean
+from cascade_batch.model.conditions import CONDITIONS, Kind
 from cascade_batch.prompts.types import plain, unified
 
 _WHOLE = ("a whole number", (t.is_integer,), pa.int64())
@@ -46,32 +47,25 @@ def _is_numbers(kind: pa.DataType) -> bool:
 
 
 _PICTURE = ("bytes, a path or URL, or {bytes, path}", (_is_picture,), AS_STORED)
+_PICTURES = (
+    "pictures (bytes, a path or URL, or {bytes, path}), or lists of them",
+    (_is_pictures,),
+    AS_STORED,
+)
 _NUMBERS = ("a list or tensor of numbers", (_is_numbers,), AS_STORED)
 
-CONDITIONS = {
-    "image": (
-        "pictures (bytes, a path or URL, or {bytes, path}), or lists of them",
-        (_is_pictures,),
-        AS_STORED,
-    ),
-    "image_embeds": _NUMBERS,
-    "prompt_embeds": _NUMBERS,
-    "prompt_embeds_pooled": _NUMBERS,
-    "negative_prompt_embeds": _NUMBERS,
-    "negative_prompt_embeds_pooled": _NUMBERS,
-    "init_image": _PICTURE,
-    "strength": _REAL,
-    "mask": _PICTURE,
-    "control_image": _PICTURE,
-    "control_strength": _REAL,
-    "sca": _REAL,
-    "crp": _REAL,
-    "prior_timesteps": _NUMBERS,
-    "prior_latents": _NUMBERS,
-    "decoder_timesteps": _NUMBERS,
-    "decoder_latents": _NUMBERS,
+_OF_KIND = {
+    Kind.PICTURE: _PICTURE,
+    Kind.MASK: _PICTURE,
+    Kind.PICTURES: _PICTURES,
+    Kind.EMBEDS: _NUMBERS,
+    Kind.TOKENS: _NUMBERS,
+    Kind.POOLED: _NUMBERS,
+    Kind.LATENTS: _NUMBERS,
+    Kind.FACTOR: _REAL,
+    Kind.REAL: _REAL,
+    Kind.TIMES: _NUMBERS,
 }
-"""Those of our columns that condition an image on more than text; a table without one is read as if it were null."""
 
 COLUMNS = {
     "prompt": _TEXT,
@@ -85,7 +79,7 @@ COLUMNS = {
     "prior_guidance_scale": _REAL,
     "decoder_steps": _WHOLE,
     "decoder_guidance_scale": _REAL,
-    **CONDITIONS,
+    **{name: _OF_KIND[condition.kind] for name, condition in CONDITIONS.items()},
 }
 """Our columns: what each holds, the checks one of which its type must pass, and the type it is read as."""
 

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
+from cascade_batch.model.conditions import CONDITIONS
 from cascade_batch.prompts.columns import (
-    CONDITIONS,
     PLANNED,
     carried_fields,
     check_mapping,

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cascade_batch.errors import IntegrityError, PromptTableError
-from cascade_batch.prompts.columns import AS_STORED, COLUMNS, CONDITIONS, sources
+from cascade_batch.model.conditions import CONDITIONS
+from cascade_batch.prompts.columns import AS_STORED, COLUMNS, sources
 from cascade_batch.prompts.encodings import decoded
 from cascade_batch.prompts.footers import read_footer
 from cascade_batch.run.prompt_table import PromptFile, PromptTable

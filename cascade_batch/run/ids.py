@@ -11,10 +11,10 @@ from collections.abc import Iterable
 import numpy as np
 import pyarrow as pa
 
+from cascade_batch.model.seeds import seed_after
+
 PREFIX_LENGTH = 40
 """Characters of the prompt's id that are kept in an image id, for people."""
-SEED_LIMIT = 2**63
-"""Seeds are non-negative int64: they fit a Parquet column and `torch.Generator.manual_seed`."""
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
@@ -40,7 +40,7 @@ def image_seed(run_seed: int, prompt_id: str, prompt_seed: int | None, index: in
     if prompt_seed is None:
         digest = hashlib.sha256(f"{run_seed}:{prompt_id}".encode()).digest()
         prompt_seed = int.from_bytes(digest[:8], "big") >> 1
-    return (prompt_seed + index) % SEED_LIMIT
+    return seed_after(prompt_seed, index)
 
 
 def hash64(texts: pa.Array) -> np.ndarray:

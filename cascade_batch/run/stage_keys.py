@@ -12,7 +12,7 @@ from typing import Any
 
 from cascade_batch.model.numerics import NUMERICS_VERSION
 from cascade_batch.model.parts import LORAS, STAGE_BA_PARTS, STAGE_C_PARTS, parts_for
-from cascade_batch.model.sampling import Sampling, StageSampling
+from cascade_batch.model.sampling import Sampling, StageSampling, guides
 from cascade_batch.model.texts import PUBLISHED, TextOptions
 
 SOURCES = "sources"
@@ -32,7 +32,7 @@ def stage_c_key(
         request: a row of `run.schemas.IMAGE_REQUESTS`, with the conditions of this stage.
         weights: sha256 of each part, as in `weights.json`.
     """
-    guided = request["prior_guidance_scale"] > 1
+    guided = guides(request["prior_guidance_scale"])
     conditions = _conditions(request)
     parts = (*STAGE_C_PARTS, LORAS, *parts_for(conditions, with_super_resolution=True))
     return _hash(
@@ -61,7 +61,7 @@ def stage_ba_key(
     request: Mapping[str, Any], c_key: str, weights: Mapping[str, str], dtype: str, sampling: Sampling
 ) -> str:
     """Key of a picture: that of its embedding and all that Stage B and A add."""
-    guided = request["decoder_guidance_scale"] > 1
+    guided = guides(request["decoder_guidance_scale"])
     conditions = _conditions(request)
     return _hash(
         {

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from cascade_batch.errors import SpecError
+from cascade_batch.model.conditions import CONDITIONS
 from cascade_batch.model.geometry import MAX_SIDE, MIN_SIDE
+from cascade_batch.model.seeds import SEED_LIMIT
 
 MOST_SCALE = float(np.finfo(np.float32).max)
 
 RANGES: dict[str, tuple[float, float]] = {
-    "seed": (0, 2**63 - 1),
+    "seed": (0, SEED_LIMIT - 1),
     "num_images": (1, 1_000_000),
     "width": (MIN_SIDE, MAX_SIDE),
     "height": (MIN_SIDE, MAX_SIDE),
@@ -25,11 +27,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "prior_guidance_scale": (0, MOST_SCALE),
     "decoder_steps": (1, 1000),
     "decoder_guidance_scale": (0, MOST_SCALE),
-    "strength": (0, 1),
-    "control_strength": (-100, 100),
-    "sca": (-1e4, 1e4),
-    "crp": (-1e4, 1e4),
     "stage_a_tile": (64, MAX_SIDE),
+    **{name: condition.within for name, condition in CONDITIONS.items() if condition.within},
 }
 """Least and greatest value by the prompt table's names."""
 

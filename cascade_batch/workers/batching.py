@@ -7,6 +7,7 @@ its last image, because the bits of an image may depend on the batch's size, nev
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
+from cascade_batch.model.sampling import guides
 from cascade_batch.run.schemas import ImageRequest
 from cascade_batch.workers.batch_sizes import BatchSizes
 
@@ -45,7 +46,7 @@ def make_batches(
     groups: dict[tuple[_Shape, Hashable], list[int]] = {}
     for row in rows:
         request = requests[row]
-        guided = request[f"{stage}_guidance_scale"] > 1
+        guided = guides(request[f"{stage}_guidance_scale"])
         shape = (request["height"], request["width"], request[f"{stage}_steps"], guided)
         groups.setdefault((shape, kinds[row] if kinds else None), []).append(row)
     batches = []

@@ -8,15 +8,15 @@ import pyarrow.compute as pc
 
 from cascade_batch import weights
 from cascade_batch.errors import IntegrityError
-from cascade_batch.prompts import CONDITIONS, image_requests, read_rows, rows_sha256
+from cascade_batch.model.conditions import of_stage
+from cascade_batch.model.parts import parts_for
+from cascade_batch.model.stages import BA, C, Stage
+from cascade_batch.prompts import image_requests, read_rows, rows_sha256
 from cascade_batch.run.embeddings import read_embeddings
-from cascade_batch.workers.conditioned import conditions_of, with_conditions
-from cascade_batch.workers.conditions import RowReader, decoder_conditions
+from cascade_batch.workers.condition_tables import read_conditions, with_conditions
 from cascade_batch.workers.context import RunRef, open_run
+from cascade_batch.workers.row_conditions import RowReader
 from cascade_batch.workers.shards import ShardData, Ticket
-
-DECODER = "decoder_"
-"""What the names of Stage B's conditions begin with; all others are Stage C's."""
 
 
 def read_shard(data: ShardData, ref: RunRef) -> ShardData:
@@ -31,8 +31,7 @@ def read_shard(data: ShardData, ref: RunRef) -> ShardData:
     sha256 = rows_sha256(rows)
     if not requests.num_rows:
         return replace(data, requests=None, prompts_sha256=sha256)
-    names = [name for name in CONDITIONS if not name.startswith(DECODER)]
-    conditioned = conditions_of(rows, requests, names, _row_reader(ref).read)
+    conditioned = _conditioned(rows, requests, ref, C)
     return replace(
         data, requests=with_conditions(requests, conditioned), conditioned=conditioned, prompts_sha256=sha256
     )
@@ -53,8 +52,7 @@ def read_committed(data: ShardData, ref: RunRef) -> ShardData:
         raise IntegrityError(
             "an embedding shard holds other images than the plan", where=f"shard {ticket.shard}"
         )
-    names = [name for name in CONDITIONS if name.startswith(DECODER)]
-    conditioned = conditions_of(rows, requests, names, decoder_conditions)
+    conditioned = _conditioned(rows, requests, ref, BA)
     return replace(
         data,
         requests=with_conditions(requests, conditioned),
@@ -71,13 +69,19 @@ def requests_of(ticket: Ticket, ref: RunRef) -> tuple[pa.Table, pa.Table]:
     return rows, image_requests(rows, ticket, run.spec.render, run.spec.seed)
 
 
+def _conditioned(rows: pa.Table, requests: pa.Table, ref: RunRef, stage: Stage) -> pa.Table:
+    names = [condition.column for condition in of_stage(stage)]
+    return read_conditions(rows, requests, names, _row_reader(ref, stage).read)
+
+
 @lru_cache(maxsize=4)
-def _row_reader(ref: RunRef) -> RowReader:
+def _row_reader(ref: RunRef, stage: Stage) -> RowReader:
     run, size = open_run(ref), None
-    if "image" in run.table.conditions:
+    given = {condition.column for condition in of_stage(stage)}.intersection(run.table.conditions)
+    if "image_encoder" in parts_for(given):
         part = weights.locate(run.spec.model, ["image_encoder"])["image_encoder"]
         size = weights.read_config(part)["image_size"]
-    return RowReader(run.table.root, size, ref.picture_pixels)
+    return RowReader(run.table.root, size, ref.picture_pixels, stage)
 
 
 def table_changed(ticket: Ticket, ref: RunRef, now: str, stored: set[str]) -> IntegrityError:

@@ -37,7 +37,7 @@ class ShardData:
     requests: pa.Table | None = None
     """`run.schemas.IMAGE_REQUESTS`: what to render."""
     conditioned: pa.Table | None = None
-    """`conditioned.CONDITIONED`: what the next stage is given besides text."""
+    """`condition_tables.CONDITIONED`: what the next stage is given besides text."""
     prompts_sha256: str = ""
     """Hash of the prompt rows as read from the table."""
     embeddings: pa.Table | None = None

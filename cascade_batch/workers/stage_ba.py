@@ -19,11 +19,11 @@ from cascade_batch.run.images import is_single_colour
 from cascade_batch.run.schemas import COST, EMBEDDING_CHANNELS, ImageRequest, requests_in
 from cascade_batch.workers.batch_sizes import Probe
 from cascade_batch.workers.batching import Batch
-from cascade_batch.workers.conditioned import batch_fields, given_of
-from cascade_batch.workers.conditions import NO_CONDITIONS, RowConditions
+from cascade_batch.workers.condition_tables import batch_fields, given_of
 from cascade_batch.workers.device_worker import DeviceWorker, Rendered
 from cascade_batch.workers.ledger import Ledger
 from cascade_batch.workers.rendering import OnDevice, RowResult, here
+from cascade_batch.workers.row_conditions import NO_CONDITIONS, RowConditions
 from cascade_batch.workers.shards import ShardData
 from cascade_batch.workers.trials import trial_request
 

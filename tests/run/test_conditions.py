@@ -19,7 +19,7 @@ from PIL import Image
 
 from cascade_batch.api import Cascade, ImagesOutput
 from cascade_batch.cli import main
-from cascade_batch.prompts import CONDITIONS
+from cascade_batch.model.conditions import CONDITIONS
 from cascade_batch.run import paths
 from cascade_batch.storage import Storage
 from tests.patience import wait_until

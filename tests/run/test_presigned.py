@@ -12,8 +12,8 @@ from PIL import Image
 
 from cascade_batch.cli import main
 from cascade_batch.errors import PictureError
-from cascade_batch.workers.conditions import RowReader
 from cascade_batch.workers.context import RunRef
+from cascade_batch.workers.row_conditions import RowReader
 from tests.run.runs import manifest_of, render, write_prompts
 from tests.storage.web import ANOTHER, SIGNATURE, WebServer, web_server
 

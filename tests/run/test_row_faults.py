@@ -9,7 +9,7 @@ from cascade_batch.engine.decoder import Decoder
 from cascade_batch.engine.networks.text import TextEncoder
 from cascade_batch.engine.prior import Prior
 from cascade_batch.errors import StorageError
-from cascade_batch.workers import committing, conditions
+from cascade_batch.workers import committing, row_conditions
 from tests.run.runs import contents, differences, manifest_of, render, write_prompts
 
 TEXTS = [
@@ -118,7 +118,7 @@ def with_sizes(fault: Exception) -> Any:
             raise fault
         return sound(name, value, *how)
 
-    sound = conditions.times
+    sound = row_conditions.times
     return read
 
 
@@ -129,7 +129,7 @@ def test_what_reading_raises_fails_its_row_alone(tmp_path: Path, column: str) ->
     for fault in (ZeroDivisionError("by 0"), MemoryError("\udcff")):  # what no text can hold, too
         out = str(tmp_path / type(fault).__name__)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(conditions, "times", with_sizes(fault))
+            patch.setattr(row_conditions, "times", with_sizes(fault))
             assert render(prompts, out, *BATCHES) == 0
         codes = manifest_of(out)["error_code"].to_pylist()
         assert codes == [None, None, "bad_condition", None, None, None]
@@ -140,7 +140,7 @@ def test_a_store_that_fails_while_a_row_is_read_fails_no_row(tmp_path: Path) -> 
     out = str(tmp_path / "run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            conditions, "times", lambda *_: (_ for _ in ()).throw(StorageError("the store is down"))
+            row_conditions, "times", lambda *_: (_ for _ in ()).throw(StorageError("the store is down"))
         )
         assert render(prompts, out, *BATCHES) == 1
     assert render(prompts, out, *BATCHES) == 0

@@ -19,7 +19,7 @@ import pytest
 from cascade_batch.cli import main
 from cascade_batch.errors import PictureError, StorageError
 from cascade_batch.storage import ObjectChanged, ObjectExists, ObjectMissing, Storage, failures, hub, remote
-from cascade_batch.workers.conditions import RowReader
+from cascade_batch.workers.row_conditions import RowReader
 from tests.servers import S3Server, free_ports
 from tests.storage.hub import Hub
 from tests.storage.proxy import FAULTS, GROUPS, Proxy, at_random, two_of_three

@@ -6,7 +6,7 @@ published pipelines do not apply them: their encoders were trained without.
 """
 
 from cascade_batch.engine.pictures.arrays import split
-from cascade_batch.engine.pictures.crops import brightness, clip_crop, covering, strength_of
+from cascade_batch.engine.pictures.crops import brightness, clip_crop, covering
 from cascade_batch.engine.pictures.decoding import MOST_PIXELS, decode, refusing
 from cascade_batch.engine.pictures.levels import levels
 from cascade_batch.engine.pictures.masks import as_mask, mask_of_array
@@ -25,5 +25,4 @@ __all__ = [
     "refusing",
     "rgb_of_array",
     "split",
-    "strength_of",
 ]

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageOps
 
-from cascade_batch.errors import PictureError, SpecError
+from cascade_batch.errors import PictureError
 
 MOST_LONG = 50
 """Times its height that a picture to vary may be wide, or the reverse: it is scaled whole before it is cut."""
@@ -31,11 +31,3 @@ def covering(image: Image.Image, width: int, height: int) -> np.ndarray:
 def brightness(mask: Image.Image, width: int, height: int) -> np.ndarray:
     """(height, width): what `as_mask` gives, cut as `covering` cuts."""
     return np.asarray(ImageOps.fit(mask, (width, height), Image.Resampling.BILINEAR))
-
-
-def strength_of(strength: float | None, masked: bool) -> float:
-    """How much noise a picture to start from gets: 0.8 unless told, as in the original release, or 1 behind a mask."""
-    value = (1.0 if masked else 0.8) if strength is None else float(strength)
-    if not 0 <= value <= 1:
-        raise SpecError("a value out of range", where="strength", got=value, expected="0 to 1")
-    return value

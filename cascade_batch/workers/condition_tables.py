@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from cascade_batch.model.conditions import CONDITIONS
 from cascade_batch.run.stage_keys import SOURCES
-from cascade_batch.workers.conditions import NO_CONDITIONS, Row, RowConditions
 from cascade_batch.workers.faults import failure_of
 from cascade_batch.workers.rendering import RowResult
+from cascade_batch.workers.row_conditions import NO_CONDITIONS, Row, RowConditions
 
 CONDITIONED = pa.schema(
     [
@@ -29,7 +30,7 @@ FETCHES = 8
 Read = Callable[[Row], RowConditions]
 
 
-def conditions_of(rows: pa.Table, requests: pa.Table, names: Sequence[str], read: Read) -> pa.Table:
+def read_conditions(rows: pa.Table, requests: pa.Table, names: Sequence[str], read: Read) -> pa.Table:
     """`CONDITIONED` for the prompts among the requests that have a value in one of the named columns.
 
     Raises StorageError if a store fails for now.
@@ -104,25 +105,11 @@ def _unpacked(conditioned: pa.Table | None) -> dict[int, RowConditions]:
     return found
 
 
-_FIELDS = {
-    "image": "images",
-    "init_image": "init_images",
-    "mask": "masks",
-    "control_image": "control_images",
-    "control_strength": "control_strengths",
-    "prior_latents": "latents",
-    "prior_timesteps": "timesteps",
-    "decoder_latents": "latents",
-    "decoder_timesteps": "timesteps",
-}
-"""Our column -> the field of `Conditions` or `DecoderBatch`, where they differ."""
-
-
 def batch_fields(rows: Sequence[RowConditions]) -> dict[str, Any]:
     """The conditions of a batch's images, which are of one kind: fields of `Conditions` or `DecoderBatch`."""
-    arrays = {_FIELDS.get(name, name): np.stack([r.arrays[name] for r in rows]) for name in rows[0].arrays}
+    arrays = {CONDITIONS[name].field: np.stack([r.arrays[name] for r in rows]) for name in rows[0].arrays}
     settings = {
-        _FIELDS.get(name, name): tuple(value) if isinstance(value, list) else value
+        CONDITIONS[name].field: tuple(value) if isinstance(value, list) else value
         for name, value in rows[0].settings.items()
     }
     return arrays | settings

@@ -11,6 +11,7 @@ from cascade_batch.api import scalars
 from cascade_batch.engine import pictures
 from cascade_batch.engine.batches import Conditions
 from cascade_batch.errors import SpecError
+from cascade_batch.model.conditions import check_together, strength_of
 from cascade_batch.model.geometry import ENCODER_STRIDE, embedding_side
 from cascade_batch.settings import values
 
@@ -69,10 +70,9 @@ def conditions_of(
     timesteps: Sequence[float] | None = None,
 ) -> Conditions:
     """Conditions of a batch of `asked.images`. Raises SpecError for what does not go together."""
-    if mask is not None and init_image is None and control_image is None:
-        raise SpecError("a mask without a picture", expected="init_image or control_image beside it")
-    if strength is not None and timesteps is not None:
-        raise SpecError("strength and timesteps both say where to begin", expected="one of them")
+    columns = {"init_image": init_image, "mask": mask, "control_image": control_image}
+    columns |= {"strength": strength, "prior_timesteps": timesteps}
+    check_together([name for name, value in columns.items() if value is not None], "timesteps")
     factors = np.full(asked.images, values.real("control_strength", control_strength), np.float32)
     return Conditions(
         prompt_embeds=asked.states(prompt_embeds, 3, "prompt_embeds"),
@@ -84,7 +84,7 @@ def conditions_of(
         images=asked.crops(images),
         image_embeds=args.image_embeds_of(image_embeds, asked.prompts, asked.copies),
         init_images=asked.cut(init_image, "init_image"),
-        strength=1.0 if init_image is None else pictures.strength_of(strength, mask is not None),
+        strength=1.0 if init_image is None else strength_of(strength, mask is not None),
         masks=asked.cut(mask, "mask", pictures.brightness),
         control_images=asked.cut(control_image, "control_image"),
         control_strengths=None if control_image is None else factors,

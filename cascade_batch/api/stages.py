@@ -9,6 +9,7 @@ from cascade_batch import weights
 from cascade_batch.engine.decoder import Decoder
 from cascade_batch.engine.networks.text import TextEncoder
 from cascade_batch.engine.prior import Prior, load_text
+from cascade_batch.model.dtypes import settled_dtype
 from cascade_batch.model.parts import STAGE_BA_PARTS, STAGE_C_PARTS, PartFiles
 from cascade_batch.settings import Spec, text_options_of
 from cascade_batch.weights import OPTIONAL, PARTS
@@ -89,4 +90,4 @@ class Stages:
             torch.cuda.empty_cache()  # does nothing where there is no card
 
     def _dtype(self, wanted: str) -> str:
-        return wanted if wanted != "auto" else "float32" if self._device == "cpu" else "bfloat16"
+        return settled_dtype(wanted, on_cpu=self._device == "cpu")

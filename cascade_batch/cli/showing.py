@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -10,21 +9,20 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from cascade_batch.cli.lines import TimedLines
 from cascade_batch.model.stages import PerPool
 from cascade_batch.pipeline.progress import Progress
 from cascade_batch.run.records import FINISHED, TOO_MANY_FAILED, Outcome
 from cascade_batch.storage.urls import without_queries
 
 PADDING_WORTH_A_REMEDY = 0.10
-PLAIN_PERIOD_S = 5.0
-"""Between plain lines; a log is not a film."""
 
 
 class PlainObserver:
     """Lines on stderr, for logs and pipes."""
 
     def __init__(self) -> None:
-        self._last = 0.0
+        self._lines = TimedLines(first_at_once=True)
 
     def note(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -33,11 +31,7 @@ class PlainObserver:
         self.note(f"warning: {text}")
 
     def progress(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if now - self._last < PLAIN_PERIOD_S and progress.done_images < progress.total_images:
-            return
-        self._last = now
-        print(progress_line(progress), file=sys.stderr, flush=True)
+        self._lines.say(progress_line(progress), last=progress.done_images >= progress.total_images)
 
     def close(self) -> None:
         pass

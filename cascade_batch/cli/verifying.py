@@ -2,16 +2,14 @@
 
 import shlex
 import sys
-import time
 
 from cascade_batch.cli.exit_codes import DIFFERENT, FINISHED
+from cascade_batch.cli.lines import TimedLines
 from cascade_batch.errors import IntegrityError
 from cascade_batch.run.run import open_existing
 from cascade_batch.run.verify import Verification, refuse_while_rendering, reopen, verify
 
 SHOWN = 20
-PERIOD_S = 5.0
-"""Between lines of progress."""
 
 
 def verify_command(uri: str, reopen_damaged: bool) -> int:
@@ -23,7 +21,8 @@ def verify_command(uri: str, reopen_damaged: bool) -> int:
         run = open_existing(uri)
         if reopen_damaged:
             refuse_while_rendering(run)  # rather now than after an hour of checking
-        result = verify(run, _Progress())
+        lines = TimedLines()
+        result = verify(run, lambda checked, shards: lines.say(f"checked {checked:,} of {shards:,} shards"))
     except IntegrityError as error:  # run.json or the plan: the difference that hides all others
         print(f"error: {error}", file=sys.stderr)
         return DIFFERENT
@@ -33,19 +32,6 @@ def verify_command(uri: str, reopen_damaged: bool) -> int:
     elif result.damaged_shards:
         print(f"next: cascade-batch verify {shlex.quote(uri)} --reopen, then the render command again")
     return FINISHED if result.is_clean else DIFFERENT
-
-
-class _Progress:
-    """Now and then a line on stderr."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-
-    def __call__(self, checked: int, shards: int) -> None:
-        now = time.monotonic()
-        if now - self._last >= PERIOD_S:
-            self._last = now
-            print(f"checked {checked:,} of {shards:,} shards", file=sys.stderr, flush=True)
 
 
 def _print_result(result: Verification) -> None:

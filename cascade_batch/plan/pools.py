@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cascade_batch.errors import SpecError
+from cascade_batch.model.dtypes import settled_dtype
 from cascade_batch.model.stages import STAGES, PerPool
 from cascade_batch.settings import DtypeSpec, PoolSpec, PoolsSpec
 
@@ -135,8 +136,7 @@ def _pool(spec: PoolSpec, actors: int, gpus: float, cores: float, largest: float
     most = min(cores, MAX_GPU_ACTOR_THREADS) if gpus else min(largest, OVERLAP * cores)
     threads = spec.threads or max(1, int(most))
     cpus = 0.0 if gpus else CPU_ACTOR_SHARE * min(threads, max(LEAST_CORES, cores))
-    if dtype == "auto":
-        dtype = "bfloat16" if gpus else "float32"
+    dtype = settled_dtype(dtype, on_cpu=not gpus)
     device, share = ("auto", min(1.0, gpus)) if gpus else ("cpu", 1.0)
     return Pool(
         actors, gpus, cpus, WorkerSettings(spec.batch, threads, dtype, device, share), spec.max_actors

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cascade_batch.errors import PromptTableError, SpecError, did_you_mean
+from cascade_batch.model import dtypes
 from cascade_batch.model.geometry import check_side
 from cascade_batch.model.sampling import METHODS, PRESETS, RESULTS
 from cascade_batch.model.stages import STAGES
@@ -20,8 +21,6 @@ from cascade_batch.settings.tree import (
 )
 from cascade_batch.settings.values import RANGES, shown, text
 
-DTYPES_C = ("auto", "float32", "bfloat16")
-DTYPES_BA = ("auto", "float32", "bfloat16", "float16")
 MOST = 2**31
 MOST_BATCH, MOST_THREADS = 4096, 1024
 """Beyond what any device fills; a slip of the finger would take all memory."""
@@ -161,17 +160,9 @@ def _check_loras(loras: tuple[LoraSpec, ...]) -> None:
 
 
 def _check_dtypes(dtype: DtypeSpec) -> None:
-    if dtype.c == "float16":
-        raise SpecError(
-            "Stage C cannot run in float16",
-            where="model.dtype.c",
-            got="float16",
-            expected=", ".join(DTYPES_C),
-            next_step="its hidden states outgrow float16 in the last block group and render black or NaN "
-            "images; use bfloat16 (Stage B and A may use float16: --set model.dtype.ba=float16)",
-        )
-    _choice("model.dtype.c", dtype.c, DTYPES_C)
-    _choice("model.dtype.ba", dtype.ba, DTYPES_BA)
+    dtypes.refuse_float16(dtype.c, SpecError, "model.dtype.c")
+    _choice("model.dtype.c", dtype.c, (dtypes.AUTO, *dtypes.STAGE_C))
+    _choice("model.dtype.ba", dtype.ba, (dtypes.AUTO, *dtypes.STAGES_BA))
 
 
 def _choice(key: str, value: str, allowed: tuple[str, ...]) -> None:

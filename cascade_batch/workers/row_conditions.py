@@ -59,7 +59,7 @@ class RowReader:
         root: str,
         image_size: int | None,
         most_pixels: int = pictures.MOST_PIXELS,
-        stage: Stage = "c",
+        stage: Stage = C,
     ) -> None:
         """`root`: where relative paths lie; `image_size`: what the image encoder looks at, if there is one."""
         self._opener = PictureOpener(root, most_pixels)

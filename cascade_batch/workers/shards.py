@@ -1,8 +1,8 @@
 """What travels between the steps of a run: a ticket, and the shard's tables for the next step only."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +27,13 @@ class Ticket:
     images: int
     has_embeddings: bool = False
     retry: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> "Ticket":
+        return cls(**{**tree, "retry": tuple(tree["retry"])})
 
 
 @dataclass(frozen=True)

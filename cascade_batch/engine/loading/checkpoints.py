@@ -26,6 +26,7 @@ from cascade_batch.engine.networks.text import build_text_tower, restore_buffers
 from cascade_batch.errors import WeightsError
 from cascade_batch.model.config import parse_controlnet, parse_effnet, parse_stage_a, parse_unet
 from cascade_batch.model.config_checks import check_counts, clip_config
+from cascade_batch.model.dtypes import refuse_float16
 
 if TYPE_CHECKING:  # seconds of a start, which pool BA has no use for
     from transformers import CLIPTextModelWithProjection, CLIPTokenizer
@@ -61,13 +62,7 @@ def outline(part: str, config: dict | None, files: Sequence[Path]) -> Outline:
 
 def load_stage_c(config: dict | None, files: Sequence[Path], dtype: str, device: str) -> StageC:
     """Stage C in float32 or bfloat16. Raises WeightsError for float16 and for files that do not fit."""
-    if dtype == "float16":
-        raise WeightsError(
-            "Stage C cannot run in float16",
-            got=dtype,
-            expected="bfloat16 or float32",
-            next_step="its hidden states overflow float16 and images turn black; use bfloat16",
-        )
+    refuse_float16(dtype, WeightsError)
     return _load(StageC, outline("stage_c", config, files), dtype, device)
 
 

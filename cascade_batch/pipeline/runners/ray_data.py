@@ -238,7 +238,7 @@ def _execute(graph: Dataset) -> Generator[ShardData]:
 
 
 def _graph(tickets: list[Ticket], setup: Setup, ledger: RayLedger, names: ActorNames) -> Dataset:
-    rows = [{"ticket": json.dumps(_plain(ticket))} for ticket in tickets]
+    rows = [{"ticket": json.dumps(ticket.to_json())} for ticket in tickets]
     cpus, ref = _step_cpus(setup.pools, sum(node.cpus for node in _nodes())), setup.ref
     graph = ray.data.from_items(rows, override_num_blocks=len(rows))
     graph = _map_step(graph, _open_ticket, cpus)
@@ -260,13 +260,8 @@ def _step_cpus(pools: Pools, cpus: float) -> float:
     return min(pools.step_cpus, math.floor(1000 * (cpus - pools.cpus) / STEPS) / 1000)
 
 
-def _plain(ticket: Ticket) -> dict[str, Any]:
-    return ticket.__dict__ | {"retry": list(ticket.retry)}
-
-
 def _open_ticket(row: pa.Table) -> pa.Table:
-    ticket = json.loads(row["ticket"][0].as_py())
-    return to_row(ShardData(Ticket(**ticket | {"retry": tuple(ticket["retry"])})))
+    return to_row(ShardData(Ticket.from_json(json.loads(row["ticket"][0].as_py()))))
 
 
 def _map_step(graph: Dataset, step: Callable, cpus: float) -> Dataset:

@@ -5,7 +5,7 @@ travel as Arrow IPC bytes in large_binary columns, whose 64-bit offsets hold mor
 """
 
 import json
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pyarrow as pa
@@ -22,7 +22,7 @@ SCHEMA = pa.schema([("shard", pa.string()), *((name, pa.large_binary()) for name
 def to_row(data: ShardData) -> pa.Table:
     """One row of `SCHEMA`: the ticket and counts as JSON, each table as IPC bytes."""
     plain = {
-        "ticket": asdict(data.ticket),
+        "ticket": data.ticket.to_json(),
         "seconds": list(data.seconds),
         **{name: getattr(data, name) for name in _PLAIN},
     }
@@ -34,9 +34,9 @@ def from_row(row: pa.Table) -> ShardData:
     """The shard of a one-row table."""
     assert row.num_rows == 1, "a row is a shard; batches of several would mix them"
     plain: dict[str, Any] = json.loads(row["shard"][0].as_py())
-    ticket = plain.pop("ticket")
+    ticket = Ticket.from_json(plain.pop("ticket"))
     seconds = PerPool(*plain.pop("seconds"))
-    data = ShardData(Ticket(**ticket | {"retry": tuple(ticket["retry"])}), seconds=seconds, **plain)
+    data = ShardData(ticket, seconds=seconds, **plain)
     return replace(data, **{name: _from_ipc(row[name][0]) for name in _TABLES})
 
 

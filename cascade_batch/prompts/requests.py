@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cascade_batch.errors import IntegrityError
-from cascade_batch.run.ids import image_id, image_seed
+from cascade_batch.model.seeds import image_seed
+from cascade_batch.run.ids import image_id
 from cascade_batch.run.schemas import IMAGE_REQUESTS
 from cascade_batch.settings import RenderSpec
 

@@ -1,4 +1,4 @@
-"""Names and seeds of images, and a fast hash for finding equal ids: pure functions of the prompt table.
+"""Names of images, and a fast hash for finding equal ids: pure functions of the prompt table.
 
 Ids from a table are data, never paths: an image id is safe as a file name and object key on every store,
 whatever the prompt's id holds. The manifest's `prompt_id` is the way back.
@@ -10,8 +10,6 @@ from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
-
-from cascade_batch.model.seeds import seed_after
 
 PREFIX_LENGTH = 40
 """Characters of the prompt's id that are kept in an image id, for people."""
@@ -29,18 +27,6 @@ def image_id(prompt_id: str, index: int) -> str:
     digest = hashlib.sha256(prompt_id.encode()).hexdigest()[:24]
     prefix = _UNSAFE.sub("_", prompt_id[: 4 * PREFIX_LENGTH]).strip("_-")[:PREFIX_LENGTH]
     return f"{prefix}-{digest}-{index}" if prefix else f"{digest}-{index}"
-
-
-def image_seed(run_seed: int, prompt_id: str, prompt_seed: int | None, index: int) -> int:
-    """Seed of image `index`: (seed of the prompt's first image + index) mod 2^63.
-
-    Without a seed of its own, a prompt gets the first 63 bits (big-endian) of the sha256 of the UTF-8 text
-    `<run seed>:<prompt id>`. So more images of a prompt never change the earlier ones.
-    """
-    if prompt_seed is None:
-        digest = hashlib.sha256(f"{run_seed}:{prompt_id}".encode()).digest()
-        prompt_seed = int.from_bytes(digest[:8], "big") >> 1
-    return seed_after(prompt_seed, index)
 
 
 def hash64(texts: pa.Array) -> np.ndarray:

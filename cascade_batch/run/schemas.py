@@ -5,7 +5,7 @@ Our columns are plain Parquet types, so that DuckDB, Polars, pandas and Spark op
 
 import math
 from collections.abc import Iterable
-from typing import TypedDict, cast
+from typing import TypedDict
 
 import pyarrow as pa
 
@@ -86,11 +86,6 @@ class ImageRequest(TypedDict):
     decoder_steps: int
     decoder_guidance_scale: float
     conditions: str | None
-
-
-def requests_in(table: pa.Table) -> list[ImageRequest]:
-    """The rows of a table of `IMAGE_REQUESTS`."""
-    return cast(list[ImageRequest], table.to_pylist())
 
 
 _HAPPENED = [("status", pa.string()), ("error_code", pa.string()), ("error_message", pa.string())]

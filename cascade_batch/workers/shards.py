@@ -3,12 +3,13 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
 from cascade_batch.errors import CascadeError, StorageError, WeightsError
 from cascade_batch.model.stages import PerPool
+from cascade_batch.run.schemas import ImageRequest
 from cascade_batch.storage import ObjectExists, ObjectMissing
 from cascade_batch.storage.failures import sanitise, take_retries
 
@@ -60,6 +61,12 @@ class ShardData:
     """The other shards would meet it as well, so the run stops."""
     retries: int = 0
     """Requests to stores that were sent again meanwhile, by the processes that it passed."""
+
+    @property
+    def images(self) -> list[ImageRequest]:
+        """The rows of `requests`."""
+        assert self.requests is not None
+        return cast(list[ImageRequest], self.requests.to_pylist())
 
 
 Step = Callable[[ShardData], ShardData]

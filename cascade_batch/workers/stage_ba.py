@@ -16,7 +16,7 @@ from cascade_batch.model.stages import BA, PerPool
 from cascade_batch.plan.pools import WorkerSettings
 from cascade_batch.run.embeddings import embedding_arrays
 from cascade_batch.run.images import is_single_colour
-from cascade_batch.run.schemas import COST, EMBEDDING_CHANNELS, ImageRequest, requests_in
+from cascade_batch.run.schemas import COST, EMBEDDING_CHANNELS, ImageRequest
 from cascade_batch.workers.batch_sizes import Probe
 from cascade_batch.workers.batching import Batch
 from cascade_batch.workers.condition_tables import batch_fields, given_of
@@ -66,9 +66,8 @@ class StageBAWorker(DeviceWorker):
         """The shard with its `pictures`, and its embeddings' arrays dropped."""
         if data.error:
             return data
-        assert data.requests is not None
         assert data.embeddings is not None
-        requests, seen = requests_in(data.requests), _Seen.of(data.embeddings)
+        requests, seen = data.images, _Seen.of(data.embeddings)
         given, failed = given_of(requests, data.conditioned)
         failed |= _failed_before(data.embeddings)
 

@@ -17,7 +17,7 @@ from cascade_batch.model.stages import C, PerPool
 from cascade_batch.model.texts import PUBLISHED, TextOptions
 from cascade_batch.plan.pools import WorkerSettings
 from cascade_batch.run.embeddings import embedding_column, embedding_sha256
-from cascade_batch.run.schemas import ImageRequest, requests_in
+from cascade_batch.run.schemas import ImageRequest
 from cascade_batch.workers.batch_sizes import Probe
 from cascade_batch.workers.batching import Batch
 from cascade_batch.workers.condition_tables import batch_fields, given_of
@@ -66,7 +66,7 @@ class StageCWorker(DeviceWorker):
         """The shard with its `embeddings`; passed through if there is nothing to render."""
         if data.requests is None or data.error:
             return data
-        requests = requests_in(data.requests)
+        requests = data.images
         no_prompt = RowResult(error_code="null_prompt", error_message="the row's prompt is null")
         given, failed = given_of(requests, data.conditioned)
         failed |= {row: no_prompt for row, r in enumerate(requests) if r["prompt"] is None}

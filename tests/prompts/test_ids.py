@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascade_batch.model.seeds import SEED_LIMIT
-from cascade_batch.run.ids import hash64, image_id, image_seed
+from cascade_batch.model.seeds import SEED_LIMIT, image_seed
+from cascade_batch.run.ids import hash64, image_id
 
 ODD_IDS = [
     "",

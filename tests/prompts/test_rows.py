@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from cascade_batch.errors import IntegrityError, PromptTableError
+from cascade_batch.model.seeds import image_seed
 from cascade_batch.prompts import image_requests, read_rows, rows_sha256
 from cascade_batch.prompts import rows as reading
-from cascade_batch.run.ids import image_id, image_seed
+from cascade_batch.run.ids import image_id
 from cascade_batch.run.schemas import IMAGE_REQUESTS
 from cascade_batch.settings import RenderSpec
 from tests.prompts.writing import opened, write

@@ -5,7 +5,7 @@ import reprlib
 from dataclasses import dataclass
 
 from cascade_batch.errors import WeightsError
-from cascade_batch.model.layouts import Header, infer_config, modern, read_header, recognise
+from cascade_batch.model.layouts import Header, PartHeader, modern, part_header, read_header
 from cascade_batch.storage import ObjectMissing, Storage
 
 CONFIG = "config.json"
@@ -31,12 +31,13 @@ def read_config(part: Part) -> dict:
     storage = Storage(part.uri)
     if CONFIG in part.extras:
         return modern(read_json(storage, CONFIG), storage.url(CONFIG))
-    where = storage.url(part.files[0])
-    header = file_header(storage, part.files[0])
-    found = next((found for found in recognise(header.shapes, where) if found.part == part.name), None)
-    if found is None:
-        raise WeightsError(f"no {part.name} in these weights", where=where)
-    return infer_config(part.name, found.shapes, header.notes, where)
+    return header_of(part).config()
+
+
+def header_of(part: Part) -> PartHeader:
+    """What the headers of the part's files say. Raises WeightsError as `part_header` does."""
+    storage = Storage(part.uri)
+    return part_header(part.name, {storage.url(file): file_header(storage, file) for file in part.files})
 
 
 def file_header(storage: Storage, name: str) -> Header:

@@ -84,7 +84,7 @@ def _file_of(uri: str) -> tuple[Storage, str]:
     return storage, files[0]
 
 
-def lora_files(parts: list[Part]) -> list[tuple[Path, dict | None]]:
+def lora_files(parts: Sequence[Part]) -> list[tuple[Path, dict | None]]:
     """A local copy of each LoRA, and the adapter config that lies beside the copy. Raises WeightsError."""
     folders = [fetch(part) for part in parts]
     return [
@@ -92,7 +92,7 @@ def lora_files(parts: list[Part]) -> list[tuple[Path, dict | None]]:
     ]
 
 
-def loras_digest(model: ModelSpec, parts: list[Part]) -> str:
+def loras_digest(model: ModelSpec, parts: Sequence[Part]) -> str:
     """sha256 over every LoRA's bytes, adapter config, weight, alpha and tokens."""
     entries = [[digest(p, fetch(p)), _settings(lora)] for p, lora in zip(parts, model.loras, strict=True)]
     return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()

@@ -1,14 +1,14 @@
 """A model whose parts are located, once and for every process that works with them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
 from cascade_batch.model.parts import OPTIONAL, parts_for
 from cascade_batch.settings import ModelSpec
-from cascade_batch.weights.locating import locate
+from cascade_batch.weights.locating import locate, missing_part
 from cascade_batch.weights.loras import locate_loras
-from cascade_batch.weights.part import Part, read_config
+from cascade_batch.weights.part import Part, picture_side, read_config
 
 
 @dataclass(frozen=True)
@@ -48,3 +48,14 @@ class Model:
     def optional(self) -> tuple[str, ...]:
         """Which parts there are besides those of every run."""
         return tuple(name for name in OPTIONAL if name in self.parts)
+
+    def check_has(self, names: Iterable[str]) -> None:
+        """Raises WeightsError for a part that is not located."""
+        for name in names:
+            if name not in self.parts:
+                raise missing_part(self.spec, name)
+
+    def picture_side(self) -> int | None:
+        """Pixels of a side of what its image encoder looks at, None if none is located. Raises WeightsError."""
+        encoder = self.parts.get("image_encoder")
+        return None if encoder is None else picture_side(encoder)

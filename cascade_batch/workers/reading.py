@@ -6,7 +6,6 @@ from functools import lru_cache
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cascade_batch import weights
 from cascade_batch.errors import IntegrityError
 from cascade_batch.prompts import CONDITIONS, image_requests, read_rows, rows_sha256
 from cascade_batch.run.embeddings import read_embeddings
@@ -73,11 +72,7 @@ def requests_of(ticket: Ticket, ref: RunRef) -> tuple[pa.Table, pa.Table]:
 
 @lru_cache(maxsize=4)
 def _row_reader(ref: RunRef) -> RowReader:
-    run, size = open_run(ref), None
-    if "image" in run.table.conditions:
-        part = weights.locate(run.spec.model, ["image_encoder"])["image_encoder"]
-        size = weights.read_config(part)["image_size"]
-    return RowReader(run.table.root, size, ref.picture_pixels)
+    return RowReader(open_run(ref).table.root, ref.picture_side, ref.picture_pixels)
 
 
 def table_changed(ticket: Ticket, ref: RunRef, now: str, stored: set[str]) -> IntegrityError:

@@ -28,6 +28,7 @@ from cascade_batch.plan.pools import (  # noqa: E402
 )
 from cascade_batch.run.schemas import embedding_schema  # noqa: E402
 from cascade_batch.settings import ModelSpec  # noqa: E402
+from cascade_batch.weights import Model  # noqa: E402
 from cascade_batch.workers.context import RunRef  # noqa: E402
 from cascade_batch.workers.shards import ShardData, Ticket  # noqa: E402
 
@@ -72,7 +73,9 @@ def main() -> None:
 def _setup() -> Setup:
     pool = Pool(1, 0.0, 0.5, WorkerSettings(4, 1, "auto"))
     ref = RunRef("/nowhere", True, "{}")
-    return Setup(ref, ModelSpec(), Sampling(), {}, Pools(pool, pool, 0.25), embedding_schema((24, 24)), 3)
+    return Setup(
+        ref, Model(ModelSpec(), {}), Sampling(), {}, Pools(pool, pool, 0.25), embedding_schema((24, 24)), 3
+    )
 
 
 def _run(runner: ray_data.RayRunner, setup: Setup, shards: int) -> float:

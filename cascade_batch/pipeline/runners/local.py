@@ -1,7 +1,7 @@
 """One process, no Ray: for debugging, and the reference that the Ray runner must equal."""
 
 import os
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -9,9 +9,11 @@ from cascade_batch.pipeline.runners.runner import Setup
 from cascade_batch.pipeline.runners.stage_workers import stage_ba_worker, stage_c_worker
 from cascade_batch.plan.pools import Node, Pools, size_pools
 from cascade_batch.run import paths
-from cascade_batch.settings import DtypeSpec, ModelSpec, PoolsSpec
+from cascade_batch.settings import DtypeSpec, PoolsSpec
 from cascade_batch.storage import Storage
+from cascade_batch.weights import Model
 from cascade_batch.workers.committing import commit_embeddings, commit_images
+from cascade_batch.workers.fit import weight_digests
 from cascade_batch.workers.ledger import AttemptLedger
 from cascade_batch.workers.reading import read_committed, read_shard
 from cascade_batch.workers.shards import ShardData, Ticket, guarded
@@ -35,10 +37,8 @@ class LocalRunner:
     def probe_create_only(self, uri: str) -> bool:
         return Storage(uri).probe_create_only(paths.RUN)
 
-    def weight_digests(self, model: ModelSpec, extra_parts: Sequence[str] = ()) -> dict[str, str]:
-        from cascade_batch.workers.parts import weight_digests
-
-        return weight_digests(model, extra_parts)
+    def weight_digests(self, model: Model, known: Mapping[str, str] | None = None) -> dict[str, str]:
+        return weight_digests(model, known)
 
     def run(self, tickets: Iterable[Ticket], setup: Setup) -> Generator[ShardData]:
         """Shards in ticket order. The models are loaded when the first shard needs them."""

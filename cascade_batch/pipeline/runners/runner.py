@@ -1,6 +1,6 @@
 """What the pipeline asks of a runner, and what it tells one."""
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,7 +10,8 @@ from cascade_batch.model.sampling import Sampling
 from cascade_batch.model.texts import PUBLISHED, TextOptions
 from cascade_batch.plan.pools import Pools
 from cascade_batch.run.loads import SizeLoad
-from cascade_batch.settings import DtypeSpec, ModelSpec, PoolsSpec
+from cascade_batch.settings import DtypeSpec, PoolsSpec
+from cascade_batch.weights import Model
 from cascade_batch.workers.batch_sizes import Probe
 from cascade_batch.workers.context import RunRef
 from cascade_batch.workers.shards import ShardData, Ticket
@@ -21,15 +22,14 @@ class Setup:
     """All that the workers of a sitting need to know; plain values, no credentials."""
 
     ref: RunRef
-    model: ModelSpec
+    model: Model
+    """Located, with the parts that Stage C needs besides those of every run."""
     sampling: Sampling
     weights: Mapping[str, str]
     """sha256 of each part, as in `weights.json`."""
     pools: Pools
     embeddings_schema: pa.Schema
     attempts: int
-    extra_parts: tuple[str, ...] = ()
-    """Parts that Stage C needs besides those of every run."""
     text: TextOptions = PUBLISHED
     loads: Mapping[str, tuple[SizeLoad, ...]] = field(default_factory=dict)
     """What each pool renders of which picture sizes, by "c" and "ba"."""
@@ -50,8 +50,8 @@ class Runner(Protocol):
         """Whether the store, as the workers see it, honours create-only writes."""
         ...
 
-    def weight_digests(self, model: ModelSpec, extra_parts: Sequence[str] = ()) -> dict[str, str]:
-        """sha256 of each part, and of the optional ones named, read where the workers are."""
+    def weight_digests(self, model: Model, known: Mapping[str, str] | None = None) -> dict[str, str]:
+        """sha256 of each part, read where the workers are, and checked unless the run has them as `known`."""
         ...
 
     def run(self, tickets: Iterable[Ticket], setup: Setup) -> Generator[ShardData]:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from cascade_batch.model.parts import STAGE_BA_PARTS, STAGE_C_PARTS
 from cascade_batch.pipeline.runners.runner import Setup
+from cascade_batch.weights.local import load_loras, load_parts
 from cascade_batch.workers.ledger import Ledger
-from cascade_batch.workers.parts import load_loras, load_parts
 from cascade_batch.workers.rendering import OnDevice, here
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def stage_c_worker(setup: Setup, ledger: Ledger, on_device: OnDevice = here) -> 
     from cascade_batch.workers.stage_c import StageCWorker
 
     return StageCWorker(
-        load_parts(setup.model, (*STAGE_C_PARTS, *setup.extra_parts), setup.weights),
+        load_parts(setup.model, (*STAGE_C_PARTS, *setup.model.optional), setup.weights),
         setup.pools.c.settings,
         setup.sampling.c,
         setup.embeddings_schema,

@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from cascade_batch import weights
 from cascade_batch.errors import WeightsError
 from cascade_batch.model.geometry import embedding_side
-from cascade_batch.model.parts import STAGE_BA_PARTS, STAGE_C_PARTS, Lora
+from cascade_batch.model.parts import STAGE_BA_PARTS, STAGE_C_PARTS
 from cascade_batch.pipeline.rates import Measured
 from cascade_batch.pipeline.runners.local import LocalRunner
 from cascade_batch.pipeline.sitting import SHARE_C
@@ -15,16 +14,17 @@ from cascade_batch.plan.planning import ImageGroup, Plan
 from cascade_batch.run.loads import SizeLoad
 from cascade_batch.run.schemas import IMAGE_REQUESTS, embedding_schema
 from cascade_batch.settings import Spec, sampling_of, text_options_of
+from cascade_batch.weights import Model
+from cascade_batch.weights.local import load_files, local_loras
 from cascade_batch.workers.batch_sizes import Probe
 from cascade_batch.workers.ledger import AttemptLedger
-from cascade_batch.workers.parts import load_files, local_loras
 from cascade_batch.workers.probing import GUIDED, UNGUIDED
 from cascade_batch.workers.shards import ShardData, Ticket
 from cascade_batch.workers.stage_ba import StageBAWorker
 from cascade_batch.workers.stage_c import PROMPT, StageCWorker
 
 
-def calibrate(spec: Spec, plan: Plan) -> Measured:
+def calibrate(spec: Spec, plan: Plan, model: Model) -> Measured:
     """Render two batches of the plan's most common kind of image from text alone; the second one counts.
 
     Each pool has one worker, the whole machine to itself, and the batch that it would take in a run.
@@ -38,20 +38,22 @@ def calibrate(spec: Spec, plan: Plan) -> Measured:
         tuple(load for load in loads if (load.width, load.height) == size)
         for loads in (plan.loads_c, plan.loads_ba)
     ]
-    embeddings, device_c, seconds_c = _run_c(spec, group, of_size[0])
-    device_ba, seconds_ba = _run_ba(spec, group, of_size[1], embeddings)
+    embeddings, device_c, seconds_c = _run_c(spec, model, group, of_size[0])
+    device_ba, seconds_ba = _run_ba(spec, model, group, of_size[1], embeddings)
     return Measured({group: 1}, (seconds_c, seconds_ba), ((device_c,), (device_ba,)))
 
 
-def _run_c(spec: Spec, group: ImageGroup, loads: tuple[SizeLoad, ...]) -> tuple[pa.Table, str, float]:
+def _run_c(
+    spec: Spec, model: Model, group: ImageGroup, loads: tuple[SizeLoad, ...]
+) -> tuple[pa.Table, str, float]:
     pools = LocalRunner().size_pools(spec.pools, spec.model.dtype, SHARE_C)
     worker = StageCWorker(
-        load_files(spec.model, STAGE_C_PARTS),
+        load_files(model, STAGE_C_PARTS),
         pools.c.settings,
         sampling_of(spec.sampler).c,
         embedding_schema((embedding_side(group.height), embedding_side(group.width))),
         AttemptLedger(spec.limits.attempts),
-        _loras(spec),
+        local_loras(model),
         text_options_of(spec.text),
         Probe(None, "c", loads),
     )
@@ -62,11 +64,11 @@ def _run_c(spec: Spec, group: ImageGroup, loads: tuple[SizeLoad, ...]) -> tuple[
 
 
 def _run_ba(
-    spec: Spec, group: ImageGroup, loads: tuple[SizeLoad, ...], embeddings: pa.Table
+    spec: Spec, model: Model, group: ImageGroup, loads: tuple[SizeLoad, ...], embeddings: pa.Table
 ) -> tuple[str, float]:
     pools = LocalRunner().size_pools(spec.pools, spec.model.dtype, SHARE_C)
     worker = StageBAWorker(
-        load_files(spec.model, STAGE_BA_PARTS),
+        load_files(model, STAGE_BA_PARTS),
         pools.ba.settings,
         sampling_of(spec.sampler),
         AttemptLedger(spec.limits.attempts),
@@ -77,12 +79,6 @@ def _run_ba(
     data = worker.render(replace(_shard(_requests(group, images)), embeddings=repeated))
     assert data.pictures is not None
     return _last(data.pictures)
-
-
-def _loras(spec: Spec) -> list[Lora]:
-    if not spec.model.loras:
-        return []
-    return local_loras(spec.model, weights.locate_loras(spec.model, weights.locate(spec.model)))
 
 
 def _last(results: pa.Table) -> tuple[str, float]:

@@ -1,6 +1,7 @@
 """The stages of a model in this process: loaded at first use, both at once or one at a time."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,9 +12,9 @@ from cascade_batch.engine.networks.text import TextEncoder
 from cascade_batch.engine.prior import Prior, load_text
 from cascade_batch.model.dtypes import settled_dtype
 from cascade_batch.model.parts import STAGE_BA_PARTS, STAGE_C_PARTS, PartFiles
-from cascade_batch.settings import Spec, text_options_of
+from cascade_batch.settings import ModelSpec, Spec, text_options_of
 from cascade_batch.weights import OPTIONAL, PARTS
-from cascade_batch.workers.parts import local_files, local_loras
+from cascade_batch.weights.local import load_files, local_loras
 
 
 class Stages:
@@ -22,15 +23,7 @@ class Stages:
     def __init__(self, spec: Spec, device: str, low_memory: bool) -> None:
         """Finds every part. Raises WeightsError for one that is named and not there, and for less than a stage."""
         self._spec, self._device, self._low_memory = spec, device, low_memory
-        self._located = weights.locate_some(spec.model, (*PARTS, *OPTIONAL))
-        named = [name for name in (*PARTS, *OPTIONAL) if getattr(spec.model, name)]
-        stages = (STAGE_C_PARTS, STAGE_BA_PARTS)
-        least = min(stages, key=lambda names: sum(name not in self._located for name in names))
-        self._check(named)
-        self._check(least)
-        if spec.model.loras:
-            self._check(STAGE_C_PARTS)
-        self._loras = weights.locate_loras(spec.model, self._located)
+        self._model = _located(spec.model)
         self._text: TextEncoder | None = None
         self._prior: Prior | None = None
         self._decoder: Decoder | None = None
@@ -42,14 +35,14 @@ class Stages:
 
     def check_whole(self) -> None:
         """Raise WeightsError for half a model."""
-        self._check((*STAGE_C_PARTS, *STAGE_BA_PARTS))
+        self._model.check_has((*STAGE_C_PARTS, *STAGE_BA_PARTS))
 
     def prior(self) -> Prior:
         """Raises WeightsError for a model without Stage C or its text encoder."""
         if self._prior is None:
             parts = self._files(STAGE_C_PARTS, OPTIONAL)
             self._make_room()
-            loras = local_loras(self._spec.model, self._loras)
+            loras = local_loras(self._model)
             dtype, options = self._dtype(self._spec.model.dtype.c), text_options_of(self._spec.text)
             self._prior, self._text = Prior.load(parts, dtype, self._device, loras, options), None
         return self._prior
@@ -64,7 +57,7 @@ class Stages:
 
     def pooled(self, texts: list[str]) -> np.ndarray:
         """Pooled states (texts, channels) float32 for Stage B, without Stage C in memory unless LoRAs want merging."""
-        if self._prior is not None or self._loras:
+        if self._prior is not None or self._model.loras:
             return self.prior().pooled(texts)
         if self._text is None:
             parts, dtype = self._files(("text_encoder", "tokenizer")), self._dtype(self._spec.model.dtype.c)
@@ -74,14 +67,8 @@ class Stages:
 
     def _files(self, names: Iterable[str], optional: Iterable[str] = ()) -> dict[str, PartFiles]:
         names = tuple(names)
-        self._check(names)
-        wanted = [*names, *(name for name in optional if name in self._located)]
-        return {name: local_files(self._located[name]) for name in wanted}
-
-    def _check(self, names: Iterable[str]) -> None:
-        for name in names:
-            if name not in self._located:
-                raise weights.missing_part(self._spec.model, name)
+        self._model.check_has(names)
+        return load_files(self._model, [*names, *(name for name in optional if name in self._model.parts)])
 
     def _make_room(self) -> None:
         """In low memory, drop the other stage before one is loaded."""
@@ -91,3 +78,15 @@ class Stages:
 
     def _dtype(self, wanted: str) -> str:
         return settled_dtype(wanted, on_cpu=self._device == "cpu")
+
+
+def _located(spec: ModelSpec) -> weights.Model:
+    """All parts that the model has, at least one stage's. Raises WeightsError for one that is named and not there."""
+    parts = weights.locate_some(spec, (*PARTS, *OPTIONAL))
+    model = weights.Model(spec, parts)
+    model.check_has([name for name in (*PARTS, *OPTIONAL) if getattr(spec, name)])
+    stages = (STAGE_C_PARTS, STAGE_BA_PARTS)
+    model.check_has(min(stages, key=lambda names: sum(name not in parts for name in names)))
+    if spec.loras:
+        model.check_has(STAGE_C_PARTS)
+    return replace(model, loras=tuple(weights.locate_loras(spec, parts)))

@@ -61,7 +61,7 @@ def _write(part: weights.Part, out: Path, layout: str) -> Path:
 def _write_beside(found: Mapping[str, weights.Part], out: Path, layout: str) -> None:
     """The settings that belong to the parts, and in the diffusers layout the index of their pipeline."""
     encoder = found.get("image_encoder")
-    side = weights.read_config(encoder).get("image_size", 224) if encoder else 224
+    side = weights.picture_side(encoder) if encoder else 224
     if layout == "original":
         return write_settings(out, found, side)
     pipeline = write_pipeline(out, found, side)

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass, replace
 
-from cascade_batch import weights
 from cascade_batch.cli.showing import padding_remedy
 from cascade_batch.errors import SpecError
 from cascade_batch.model.geometry import embedding_side
@@ -15,7 +14,7 @@ from cascade_batch.plan.pools import Node, Pool, Pools, size_pools
 from cascade_batch.prompts import reader_notes
 from cascade_batch.run.schemas import EMBEDDING_CHANNELS
 from cascade_batch.settings import DEFAULT_BATCH, PoolSpec, Spec
-from cascade_batch.workers.parts import extra_parts
+from cascade_batch.weights import Model
 
 NEVER_SHORT = 1e6
 """CPUs and GPUs are asked for by number; a plan assumes that cores suffice."""
@@ -35,9 +34,8 @@ def print_plan(spec: Spec, speed: Speed) -> None:
     """Shards, images, bytes, PFLOP, padded share; hours, and the best split of GPUs, only from a measured rate."""
     _check_speed(speed)
     table, plan = plan_table(spec)
-    parts = weights.locate(spec.model)
-    extra_parts(spec.model, table.conditions)
-    configs = Configs.read(parts)
+    model = Model.locate(spec.model).for_conditions(table.conditions)
+    configs = Configs.read(model.parts)
     pflop = sum(sum(image_flops(group, configs)) * images for group, images in plan.groups.items()) / 1e15
     print(f"prompts  {plan.prompts:,} in {len(table.files):,} files")
     print(f"images   {plan.images:,} in {plan.shards.num_rows:,} shards")
@@ -49,12 +47,12 @@ def print_plan(spec: Spec, speed: Speed) -> None:
     print(f"padded   {plan.padded.c:.1%} of pool C, {plan.padded.ba:.1%} of pool BA{_assumed(spec)}")
     for note in _notes(plan, table.default_ids, table.null_prompts) + reader_notes(table.carried):
         print(f"note     {note}")
-    if warning := worlds.warning(parts["stage_c"], table, spec):
+    if warning := worlds.warning(model.parts["stage_c"], table, spec):
         print(f"warning  {warning}")
     if not plan.images:
         print("hours    0: there is nothing to render")
         return
-    _print_speed(spec, plan, configs, speed)
+    _print_speed(spec, plan, model, configs, speed)
 
 
 def _check_speed(speed: Speed) -> None:
@@ -72,7 +70,7 @@ def _check_speed(speed: Speed) -> None:
         )
 
 
-def _print_speed(spec: Spec, plan: Plan, configs: Configs, speed: Speed) -> None:
+def _print_speed(spec: Spec, plan: Plan, model: Model, configs: Configs, speed: Speed) -> None:
     if speed.rate:
         print(f"hours    {plan.images / speed.rate / 3600:,.2f} at {speed.rate:,.2f} images/s")
     elif speed.rate_from:
@@ -80,7 +78,7 @@ def _print_speed(spec: Spec, plan: Plan, configs: Configs, speed: Speed) -> None
     elif speed.calibrate:
         from cascade_batch.pipeline.calibration import calibrate  # torch: for this flag alone
 
-        _print_rates(spec, plan, calibrate(spec, plan).rates_of(plan.groups, configs), speed.gpus)
+        _print_rates(spec, plan, calibrate(spec, plan, model).rates_of(plan.groups, configs), speed.gpus)
     else:
         print("hours    unknown: give --rate IMAGES_PER_SECOND, --rate-from RUN or --calibrate")
 

@@ -9,19 +9,20 @@ from cascade_batch.model.geometry import embedding_side
 from cascade_batch.model.stages import BA, C, PerPool
 from cascade_batch.pipeline.rates import Measured
 from cascade_batch.pipeline.runners.local import LocalRunner
-from cascade_batch.pipeline.runners.runner import WorkerSetup
-from cascade_batch.pipeline.runners.stage_workers import make_worker
 from cascade_batch.pipeline.sitting import SHARE_C
 from cascade_batch.plan.planning import ImageGroup, Plan
 from cascade_batch.run.schemas import IMAGE_REQUESTS, embedding_schema
 from cascade_batch.settings import Spec, sampling_of, text_options_of
+from cascade_batch.weights import Model
 from cascade_batch.workers.device_worker import DeviceWorker
 from cascade_batch.workers.ledger import AttemptLedger
+from cascade_batch.workers.making import make_worker
+from cascade_batch.workers.setup import WorkerSetup
 from cascade_batch.workers.shards import ShardData, Ticket
 from cascade_batch.workers.trials import trial_request
 
 
-def calibrate(spec: Spec, plan: Plan) -> Measured:
+def calibrate(spec: Spec, plan: Plan, model: Model) -> Measured:
     """Render two batches of the plan's most common kind of image from text alone; the second one counts.
 
     Each pool has one worker, the whole machine to itself, and the batch that it would take in a run.
@@ -30,7 +31,7 @@ def calibrate(spec: Spec, plan: Plan) -> Measured:
         WeightsError: a part of the model is missing or damaged, or what it renders is broken.
     """
     group = max(plan.groups, key=lambda kind: plan.groups[kind])
-    setup, ledger = _setup(spec, plan, group), AttemptLedger(spec.limits.attempts)
+    setup, ledger = _setup(spec, plan, group, model), AttemptLedger(spec.limits.attempts)
     embeddings = _embeddings(make_worker(C, setup, ledger), group)
     pictures = _pictures(make_worker(BA, setup, ledger), group, embeddings)
     last = PerPool(_last(embeddings), _last(pictures))
@@ -39,12 +40,12 @@ def calibrate(spec: Spec, plan: Plan) -> Measured:
     )
 
 
-def _setup(spec: Spec, plan: Plan, group: ImageGroup) -> WorkerSetup:
+def _setup(spec: Spec, plan: Plan, group: ImageGroup, model: Model) -> WorkerSetup:
     """Of workers that belong to no run."""
     size = (group.width, group.height)
     return WorkerSetup(
         ref=None,
-        model=spec.model,
+        model=model,
         sampling=sampling_of(spec.sampler),
         pools=LocalRunner().size_pools(spec.pools, spec.model.dtype, SHARE_C),
         embeddings_schema=embedding_schema((embedding_side(group.height), embedding_side(group.width))),

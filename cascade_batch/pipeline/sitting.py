@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 from typing import Protocol
 
 import pyarrow.compute as pc
@@ -32,6 +33,7 @@ from cascade_batch.run.records import (
     INTERRUPTED,
     TOO_MANY_FAILED,
     Outcome,
+    read_json,
     read_outcome,
     write_outcome,
 )
@@ -40,7 +42,6 @@ from cascade_batch.settings import PoolsSpec, Spec, sampling_of, text_options_of
 from cascade_batch.storage import Storage
 from cascade_batch.storage.failures import take_retries
 from cascade_batch.workers.context import RunRef
-from cascade_batch.workers.parts import extra_parts
 from cascade_batch.workers.shards import ShardData, Ticket, ticket_from_row
 
 SHARE_C = 0.72
@@ -77,9 +78,9 @@ def render(
     """
     storage = Storage(spec.output.uri)
     storage.check_writable()
-    located = weights.locate(spec.model)
-    weights.locate_loras(spec.model, located)
-    run = open_or_create(spec, storage, lambda table: extra_parts(spec.model, table.conditions))
+    located = weights.Model.locate(spec.model)
+    for_conditions = cache(located.for_conditions)  # asked before anything is written, and once all the same
+    run = open_or_create(spec, storage, lambda table: for_conditions(table.conditions))
     done = committed_shards(storage, run.planned) & run.planned
     # Rows are read only where they decide something: a read per shard is hours where a listing is seconds.
     failed = _failed_images(run, done) if retry_failed or spec.limits.failed_rows is not None else {}
@@ -93,14 +94,16 @@ def render(
     if not tickets or _over_limit(spec, progress):
         return _finish(run, progress, done, (), _early_state(spec, progress))
     share_c = _share_c(spec.pools, observer)
-    observer.note(f"{len(tickets)} shards to do, {len(done)} done before; parts {', '.join(sorted(located))}")
-    if not done and (warning := worlds.warning(located["stage_c"], run.table, spec)):
+    observer.note(
+        f"{len(tickets)} shards to do, {len(done)} done before; parts {', '.join(sorted(located.parts))}"
+    )
+    if not done and (warning := worlds.warning(located.parts["stage_c"], run.table, spec)):
         observer.warn(warning)  # once a run: a sitting that goes on has nothing new to say
     with closing(make_runner()) as runner, _alive(runner, storage, observer, take_over):
         # A sitting that dies must not leave an older one's "finished": the analysts' table would stay as it was.
         storage.delete(paths.OUTCOME)
         try:
-            setup = _setup(spec, run, runner, observer, share_c)
+            setup = _setup(spec, run, for_conditions(run.table.conditions), runner, observer, share_c)
         except KeyboardInterrupt:
             return _finish(run, progress, done, (), INTERRUPTED)
         progress.actors = setup.pools.map(lambda pool: pool.most)
@@ -162,11 +165,13 @@ def _share_c(pools: PoolsSpec, observer: Observer) -> float:
     return rates.share_c
 
 
-def _setup(spec: Spec, run: Run, runner: Runner, observer: Observer, share_c: float) -> Setup:
-    extra = extra_parts(spec.model, run.table.conditions)
+def _setup(
+    spec: Spec, run: Run, model: weights.Model, runner: Runner, observer: Observer, share_c: float
+) -> Setup:
     wanted, dtype = settled(spec.pools, spec.model.dtype, run.storage)
     pools = runner.size_pools(wanted, dtype, share_c)
-    digests = fixed_weights(run.storage, runner.weight_digests(spec.model, extra))
+    known = read_json(run.storage, paths.WEIGHTS)
+    digests = fixed_weights(run.storage, runner.weight_digests(model, known))
     for stage in STAGES:
         observer.note(_described(stage.label, pools[stage]))
         if spec.pools[stage].max_actors and not pools[stage].max_actors:
@@ -179,14 +184,14 @@ def _setup(spec: Spec, run: Run, runner: Runner, observer: Observer, share_c: fl
             run.table.root,
             run.table.query,
             spec.limits.picture_pixels,
+            model.picture_side(),
         ),
-        model=spec.model,
+        model=model,
         sampling=sampling_of(spec.sampler),
         weights=digests,
         pools=pools,
         embeddings_schema=run.embeddings_schema,
         attempts=spec.limits.attempts,
-        extra_parts=extra,
         text=text_options_of(spec.text),
         loads=run.record.plan.loads,
     )

@@ -8,15 +8,17 @@ hold different parts, so each part may come from a place of its own. Remote part
 from cascade_batch.model.parts import OPTIONAL, PARTS
 from cascade_batch.weights.fetching import digest, fetch
 from cascade_batch.weights.folders import SUBFOLDERS
-from cascade_batch.weights.locating import EMBEDDED, find, locate, locate_some, missing_part, model_root
+from cascade_batch.weights.locating import find, locate, locate_some, missing_part, model_root
 from cascade_batch.weights.loras import locate_loras, lora_files, loras_digest
-from cascade_batch.weights.part import Part, read_config
+from cascade_batch.weights.model import Model
+from cascade_batch.weights.part import EMBEDDED, Part, picture_side, read_config
 
 __all__ = [
     "EMBEDDED",
     "OPTIONAL",
     "PARTS",
     "SUBFOLDERS",
+    "Model",
     "Part",
     "digest",
     "fetch",
@@ -28,5 +30,6 @@ __all__ = [
     "loras_digest",
     "missing_part",
     "model_root",
+    "picture_side",
     "read_config",
 ]

@@ -76,8 +76,11 @@ def _digest(part: Part, folder: Path) -> str:
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError("the weights cannot be read", where=str(path), got=error) from error
 
 
 def _promised(folder: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cascade_batch.errors import WeightsError
-from cascade_batch.model.layouts import Entry, first_keys, recognise, scales, strangers
+from cascade_batch.model.layouts import Entry, merge, recognise, scales, strangers
 from cascade_batch.storage import Storage
 from cascade_batch.weights.folders import shard_files
 from cascade_batch.weights.part import file_header
@@ -87,13 +87,8 @@ def _files(uri: str) -> tuple[Storage, list[str]]:
 
 
 def _reports(storage: Storage, files: list[str]) -> Iterable[PartReport]:
-    entries: dict[str, Entry] = {}
-    for file in files:
-        header = file_header(storage, file)
-        if twice := sorted(entries.keys() & header.entries.keys()):
-            raise WeightsError("a key is stored twice", where=storage.url(file), got=first_keys(twice))
-        entries |= header.entries
-    shapes = {key: entry.shape for key, entry in entries.items()}
+    merged = merge({storage.url(file): file_header(storage, file) for file in files})
+    entries, shapes = merged.entries, merged.shapes
     found = recognise(shapes, storage.url(files[0]))
     foreign, quantized = tuple(strangers(shapes, found)), tuple(scales(shapes))
     if not found:

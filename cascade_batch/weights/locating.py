@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from cascade_batch.errors import WeightsError
 from cascade_batch.model.parts import OPTIONAL, PARTS
@@ -9,16 +10,16 @@ from cascade_batch.settings import ModelSpec
 from cascade_batch.storage import Storage
 from cascade_batch.weights.folders import COMBINED, SUBFOLDERS, folder_part, is_part
 from cascade_batch.weights.hub_ids import hub_url
-from cascade_batch.weights.part import Part
+from cascade_batch.weights.part import EMBEDDED, Part
 from cascade_batch.weights.published_settings import check_settings
 from cascade_batch.weights.single_files import SUFFIX, find_in_folder, part_in_file
 from cascade_batch.weights.variants import has_variant
 
-EMBEDDED = Path(__file__).parent / "embedded"
 
-
-def locate(model: ModelSpec, optional: Collection[str] = ()) -> dict[str, Part]:
-    """Find every part, and the named ones of `OPTIONAL`.
+def locate(
+    model: ModelSpec, optional: Collection[str] = (), known: Mapping[str, Part] = MappingProxyType({})
+) -> dict[str, Part]:
+    """Find every part, and the named ones of `OPTIONAL`; those `known` already are not looked for.
 
     Lists folders, reads shard indexes and the headers of single files, never weights.
 
@@ -29,20 +30,27 @@ def locate(model: ModelSpec, optional: Collection[str] = ()) -> dict[str, Part]:
     store or the hub refuses.
     """
     names = (*PARTS, *(name for name in OPTIONAL if name in optional))
-    parts = locate_some(model, names)
+    parts = locate_some(model, names, known)
     for name in names:
         if name not in parts:
             raise missing_part(model, name)
-    return parts
+    return {name: parts[name] for name in names}
 
 
-def locate_some(model: ModelSpec, names: Collection[str]) -> dict[str, Part]:
-    """Those of the named parts that the model has. Raises as `locate` does, but for a part that is in no place."""
+def locate_some(
+    model: ModelSpec, names: Collection[str], known: Mapping[str, Part] = MappingProxyType({})
+) -> dict[str, Part]:
+    """Those of the named parts that the model has, and those `known` already.
+
+    Raises as `locate` does, but for a part that is in no place.
+    """
     root = model_root(model.name)
-    found = {name: find(name, _override(model, name), root, model.variant) for name in names}
-    parts = {name: part for name, part in found.items() if part is not None}
+    wanted = [name for name in names if name not in known]
+    found = {name: find(name, _override(model, name), root, model.variant) for name in wanted}
+    new = {name: part for name, part in found.items() if part is not None}
+    parts = {**known, **new}
     check_variant(parts, model.variant)
-    check_settings(parts)
+    check_settings(new)
     return parts
 
 

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from cascade_batch.errors import WeightsError
-from cascade_batch.model.layouts import recognise
 from cascade_batch.model.layouts.lora_layouts import TARGETS, Change, changes_of
 from cascade_batch.model.layouts.lora_strength import strengths
 from cascade_batch.settings import LoraSpec, ModelSpec
 from cascade_batch.storage import Storage
 from cascade_batch.weights.fetching import digest, fetch
 from cascade_batch.weights.hub_ids import hub_url
-from cascade_batch.weights.part import Part, file_header, read_json
+from cascade_batch.weights.part import Part, file_header, header_of, read_json
 from cascade_batch.weights.single_files import SUFFIX
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -35,7 +34,7 @@ def locate_loras(model: ModelSpec, parts: Mapping[str, Part]) -> list[Part]:
     """
     if not model.loras:
         return []
-    networks = {name: _shapes(parts[name]) for name in TARGETS}
+    networks = {name: header_of(parts[name]).found.shapes for name in TARGETS}
     return [_locate(lora, networks) for lora in model.loras]
 
 
@@ -85,7 +84,7 @@ def _file_of(uri: str) -> tuple[Storage, str]:
     return storage, files[0]
 
 
-def lora_files(parts: list[Part]) -> list[tuple[Path, dict | None]]:
+def lora_files(parts: Sequence[Part]) -> list[tuple[Path, dict | None]]:
     """A local copy of each LoRA, and the adapter config that lies beside the copy. Raises WeightsError."""
     folders = [fetch(part) for part in parts]
     return [
@@ -93,7 +92,7 @@ def lora_files(parts: list[Part]) -> list[tuple[Path, dict | None]]:
     ]
 
 
-def loras_digest(model: ModelSpec, parts: list[Part]) -> str:
+def loras_digest(model: ModelSpec, parts: Sequence[Part]) -> str:
     """sha256 over every LoRA's bytes, adapter config, weight, alpha and tokens."""
     entries = [[digest(p, fetch(p)), _settings(lora)] for p, lora in zip(parts, model.loras, strict=True)]
     return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
@@ -107,13 +106,3 @@ def _settings(lora: LoraSpec) -> dict[str, Any]:
 
 def _config(folder: Path, part: Part) -> dict | None:
     return read_json(Storage(str(folder)), ADAPTER_CONFIG) if part.extras else None
-
-
-def _shapes(part: Part) -> dict[str, tuple[int, ...]]:
-    storage, stored = Storage(part.uri), {}
-    for file in part.files:
-        stored |= file_header(storage, file).shapes
-    found = next((found for found in recognise(stored, part.uri) if found.part == part.name), None)
-    if found is None:
-        raise WeightsError(f"no {part.name} in these weights", where=part.uri, got=", ".join(part.files))
-    return found.shapes

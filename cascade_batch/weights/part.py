@@ -3,11 +3,14 @@
 import json
 import reprlib
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from cascade_batch.errors import WeightsError
-from cascade_batch.model.layouts import Header, infer_config, modern, read_header, recognise
+from cascade_batch.model.layouts import Header, PartHeader, modern, part_header, read_header
 from cascade_batch.storage import ObjectMissing, Storage
 
+EMBEDDED = Path(__file__).parent / "embedded"
 CONFIG = "config.json"
 SUMS = "SHA256SUMS"
 """What a part's files should hash to, as `sha256sum` writes it; a folder may go without."""
@@ -22,6 +25,17 @@ class Part:
     files: tuple[str, ...]
     extras: tuple[str, ...]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, an embedded part is without its folder: another node may have this package elsewhere."""
+        below = self.uri.removeprefix(f"{EMBEDDED}/")
+        return _unpickled, (self.name, below, below != self.uri, self.files, self.extras)
+
+
+def _unpickled(
+    name: str, uri: str, is_embedded: bool, files: tuple[str, ...], extras: tuple[str, ...]
+) -> Part:
+    return Part(name, f"{EMBEDDED}/{uri}" if is_embedded else uri, files, extras)
+
 
 def read_config(part: Part) -> dict:
     """The part's `config.json` under today's names, or, for a file without one, what its keys tell.
@@ -31,12 +45,18 @@ def read_config(part: Part) -> dict:
     storage = Storage(part.uri)
     if CONFIG in part.extras:
         return modern(read_json(storage, CONFIG), storage.url(CONFIG))
-    where = storage.url(part.files[0])
-    header = file_header(storage, part.files[0])
-    found = next((found for found in recognise(header.shapes, where) if found.part == part.name), None)
-    if found is None:
-        raise WeightsError(f"no {part.name} in these weights", where=where)
-    return infer_config(part.name, found.shapes, header.notes, where)
+    return header_of(part).config()
+
+
+def picture_side(image_encoder: Part) -> int:
+    """Height and width in pixels of the pictures that an image encoder takes. Raises WeightsError."""
+    return read_config(image_encoder).get("image_size", 224)
+
+
+def header_of(part: Part) -> PartHeader:
+    """What the headers of the part's files say. Raises WeightsError as `part_header` does."""
+    storage = Storage(part.uri)
+    return part_header(part.name, {storage.url(file): file_header(storage, file) for file in part.files})
 
 
 def file_header(storage: Storage, name: str) -> Header:

@@ -16,7 +16,7 @@ from cascade_batch.model.geometry import STAGE_C_COMPRESSION
 from cascade_batch.storage import Storage
 from cascade_batch.storage.hub import is_model_url
 from cascade_batch.weights.folders import COMBINED, SUBFOLDERS
-from cascade_batch.weights.part import Part, read_config, read_json
+from cascade_batch.weights.part import Part, picture_side, read_json
 
 SCHEDULER = "scheduler/scheduler_config.json"
 PIPELINE = "model_index.json"
@@ -74,7 +74,7 @@ def _check_processor(encoder: Part) -> None:
     """A repository has it in a folder of its own; CLIP's own repositories, beside the encoder."""
     repository, folder = repository_of(encoder)
     prefix = "prior_" if folder == COMBINED["image_encoder"] else ""
-    accepted = processor_settings(read_config(encoder).get("image_size", 224))
+    accepted = processor_settings(picture_side(encoder))
     _check(Storage(repository), f"{prefix}feature_extractor/{PROCESSOR}", accepted)
     _check(Storage(encoder.uri), PROCESSOR, accepted)
 

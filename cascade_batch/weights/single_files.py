@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from cascade_batch.errors import WeightsError
-from cascade_batch.model.layouts import check_unscaled, recognise
+from cascade_batch.model.layouts import Header, check_unscaled, recognise
 from cascade_batch.storage import Storage
 from cascade_batch.weights.part import CONFIG, SUMS, Part, file_header
 from cascade_batch.weights.variants import LOW_PRECISION, has_variant, note_fallback
@@ -21,9 +21,10 @@ def part_in_file(name: str, uri: str, is_asked_for: bool) -> Part | None:
     storage = Storage(folder or ".")
     if name == "tokenizer" or not storage.exists(file):
         return None
-    held = parts_of(storage, file)
+    header = file_header(storage, file)
+    held = _parts_in(header, uri)
     if name in held:
-        return _part(name, storage, file)
+        return _part(name, storage, file, header)
     if is_asked_for:
         raise WeightsError(
             f"no {name} in this file", where=uri, got=", ".join(held) or "keys of no known part"
@@ -42,7 +43,8 @@ def find_in_folder(name: str, uri: str, variant: str | None) -> Part | None:
         return None
     storage = Storage(uri)
     files = [info.key for info in storage.list() if info.key.endswith(SUFFIX) and "/" not in info.key]
-    held = {file: parts_of(storage, file) for file in files}
+    headers = {file: file_header(storage, file) for file in files}
+    held = {file: _parts_in(header, storage.url(file)) for file, header in headers.items()}
     fitting = _fitting(name, {file: parts for file, parts in held.items() if name in parts}, variant)
     if len(fitting) > 1:
         raise WeightsError(
@@ -53,7 +55,7 @@ def find_in_folder(name: str, uri: str, variant: str | None) -> Part | None:
         )
     if variant and fitting and not has_variant(fitting[0], variant):
         note_fallback(storage.uri, variant, fitting[0])
-    return _part(name, storage, fitting[0]) if fitting else None
+    return _part(name, storage, fitting[0], headers[fitting[0]]) if fitting else None
 
 
 def _fitting(name: str, holding: Mapping[str, list[str]], variant: str | None) -> list[str]:
@@ -70,17 +72,17 @@ def _fitting(name: str, holding: Mapping[str, list[str]], variant: str | None) -
     return fitting
 
 
-def _part(name: str, storage: Storage, file: str) -> Part:
+def _part(name: str, storage: Storage, file: str, header: Header) -> Part:
     """A file under the name that diffusers gives it belongs to the `config.json` beside it.
 
     Raises WeightsError for quantized weights.
     """
-    check_unscaled(file_header(storage, file).entries, storage.url(file))
+    check_unscaled(header.entries, storage.url(file))
     config = (CONFIG,) if file.startswith(DIFFUSERS_STEMS) else ()
     extras = tuple(extra for extra in (*config, SUMS) if storage.exists(extra))
     return Part(name, storage.uri, (file,), extras)
 
 
-def parts_of(storage: Storage, file: str) -> list[str]:
-    """Names of the parts in a file. Raises WeightsError if it is no safetensors file."""
-    return [found.part for found in recognise(file_header(storage, file).shapes, storage.url(file))]
+def _parts_in(header: Header, where: str) -> list[str]:
+    """Names of the parts in a file. Raises WeightsError for one that is there twice."""
+    return [found.part for found in recognise(header.shapes, where)]

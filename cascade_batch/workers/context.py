@@ -25,6 +25,8 @@ class RunRef:
     """What requests for it need, where a web server has it; see `PromptTable.query`."""
     picture_pixels: int = MOST_PIXELS
     """The sitting's `limits.picture_pixels`."""
+    picture_side: int | None = None
+    """What the image encoder looks at, in pixels; None for a table without pictures for it."""
 
 
 @lru_cache(maxsize=4)

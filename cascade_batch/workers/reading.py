@@ -6,10 +6,8 @@ from functools import lru_cache
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cascade_batch import weights
 from cascade_batch.errors import IntegrityError
 from cascade_batch.model.conditions import of_stage
-from cascade_batch.model.parts import parts_for
 from cascade_batch.model.stages import BA, C, Stage
 from cascade_batch.prompts import image_requests, read_rows, rows_sha256
 from cascade_batch.run.embeddings import read_embeddings
@@ -76,12 +74,7 @@ def _conditioned(rows: pa.Table, requests: pa.Table, ref: RunRef, stage: Stage) 
 
 @lru_cache(maxsize=4)
 def _row_reader(ref: RunRef, stage: Stage) -> RowReader:
-    run, size = open_run(ref), None
-    given = {condition.column for condition in of_stage(stage)}.intersection(run.table.conditions)
-    if "image_encoder" in parts_for(given):
-        part = weights.locate(run.spec.model, ["image_encoder"])["image_encoder"]
-        size = weights.read_config(part)["image_size"]
-    return RowReader(run.table.root, size, ref.picture_pixels, stage)
+    return RowReader(open_run(ref).table.root, ref.picture_side, ref.picture_pixels, stage)
 
 
 def table_changed(ticket: Ticket, ref: RunRef, now: str, stored: set[str]) -> IntegrityError:

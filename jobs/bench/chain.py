@@ -11,7 +11,7 @@ from cascade_batch.pipeline.rates import Configs, image_flops
 from cascade_batch.plan.planning import ImageGroup
 from cascade_batch.settings import ModelSpec
 from cascade_batch.weights import EMBEDDED, locate
-from cascade_batch.workers.parts import local_files
+from cascade_batch.weights.local import local_files
 from jobs.bench.loops import GUIDANCE, STEPS_B, STEPS_C
 from jobs.bench.peers import Station, has_diffusers
 

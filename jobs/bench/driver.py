@@ -20,7 +20,6 @@ import pyarrow as pa  # noqa: E402
 
 from cascade_batch.model.sampling import Sampling  # noqa: E402
 from cascade_batch.pipeline.runners import ray_data  # noqa: E402
-from cascade_batch.pipeline.runners.runner import Setup  # noqa: E402
 from cascade_batch.plan.pools import (  # noqa: E402
     Pool,
     Pools,
@@ -28,7 +27,9 @@ from cascade_batch.plan.pools import (  # noqa: E402
 )
 from cascade_batch.run.schemas import embedding_schema  # noqa: E402
 from cascade_batch.settings import ModelSpec  # noqa: E402
+from cascade_batch.weights import Model  # noqa: E402
 from cascade_batch.workers.context import RunRef  # noqa: E402
+from cascade_batch.workers.setup import Setup  # noqa: E402
 from cascade_batch.workers.shards import ShardData, Ticket  # noqa: E402
 
 LIMIT_KB = 10
@@ -74,7 +75,7 @@ def _setup() -> Setup:
     ref = RunRef("/nowhere", True, "{}")
     return Setup(
         ref=ref,
-        model=ModelSpec(),
+        model=Model(ModelSpec(), {}),
         sampling=Sampling(),
         weights={},
         pools=Pools(pool, pool, 0.25),

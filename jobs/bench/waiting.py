@@ -13,8 +13,8 @@ from cascade_batch.engine.batches import DecodedImages, DecoderBatch, PriorBatch
 from cascade_batch.model.geometry import embedding_side
 from cascade_batch.pipeline.runners import ray_data
 from cascade_batch.pipeline.runners.ray_data import PoolBA, PoolC, RayLedger
-from cascade_batch.pipeline.runners.runner import Setup
 from cascade_batch.run.schemas import EMBEDDING_CHANNELS
+from cascade_batch.workers.setup import Setup
 
 POOLED = 8
 """Channels of the text states; nothing here reads them."""

@@ -21,9 +21,9 @@ from cascade_batch.settings import ModelSpec
 from cascade_batch.storage import Storage
 from cascade_batch.weights import EMBEDDED, Part, locate
 from cascade_batch.weights.folders import folder_part
+from cascade_batch.weights.local import local_files
 from cascade_batch.weights.part import CONFIG, read_config
 from cascade_batch.weights.published_settings import check_settings
-from cascade_batch.workers.parts import local_files
 from tests.weights.official import write_prior_repository
 
 TINY = EMBEDDED / "tiny"

@@ -17,7 +17,7 @@ from cascade_batch.errors import WeightsError
 from cascade_batch.pipeline import sitting
 from cascade_batch.pipeline.runners import ray_data
 from cascade_batch.pipeline.runners.ray_data import PoolBA, PoolC, RayLedger
-from cascade_batch.pipeline.runners.runner import Setup
+from cascade_batch.workers.setup import Setup
 from tests.run.runs import render, write_prompts
 
 CPU_POOLS = ("--c-gpus=0", "--ba-gpus=0")

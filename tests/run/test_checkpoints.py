@@ -22,8 +22,9 @@ from cascade_batch.engine.loading.checkpoints import (
 )
 from cascade_batch.errors import WeightsError
 from cascade_batch.settings import ModelSpec
-from cascade_batch.weights import EMBEDDED
-from cascade_batch.workers.parts import load_parts, weight_digests
+from cascade_batch.weights import EMBEDDED, Model
+from cascade_batch.weights.local import load_parts
+from cascade_batch.workers.fit import weight_digests
 from tests.patience import PATIENCE_S
 from tests.run.runs import render, write_prompts
 
@@ -174,7 +175,7 @@ def test_forty_damaged_files_are_forty_clear_errors(damage: Damage, tmp_path: Pa
     rng = random.Random(damage.__name__)
     model = Path(shutil.copytree(EMBEDDED / "tiny", tmp_path / "tiny"))
     spec = ModelSpec(name=str(model))
-    digests = weight_digests(spec)
+    digests = weight_digests(Model.locate(spec))
     for _ in range(40):
         path = rng.choice(sorted(model.rglob("*.safetensors")))
         whole, sums = path.read_bytes(), (path.parent / "SHA256SUMS").read_text()
@@ -182,7 +183,7 @@ def test_forty_damaged_files_are_forty_clear_errors(damage: Damage, tmp_path: Pa
         if damage is not flip:
             (path.parent / "SHA256SUMS").unlink()
         with pytest.raises(WeightsError) as refused:
-            load_all(spec, digests if damage is flip else weight_digests(spec))
+            load_all(spec, digests if damage is flip else weight_digests(Model.locate(spec)))
         assert str(path.parent) in str(refused.value)
         assert len(str(refused.value)) < 1500
         path.write_bytes(whole)
@@ -191,7 +192,7 @@ def test_forty_damaged_files_are_forty_clear_errors(damage: Damage, tmp_path: Pa
 
 
 def load_all(spec: ModelSpec, digests: dict[str, str]) -> None:
-    parts = load_parts(spec, LOAD, digests)
+    parts = load_parts(Model.locate(spec), tuple(LOAD), digests)
     for name, load in LOAD.items():
         load(parts[name].config, parts[name].files, "float32", "cpu")
 
@@ -204,9 +205,10 @@ def test_loading_asks_nothing_of_any_network(tmp_path: Path) -> None:
         "socket.socket.connect = socket.create_connection = refuse\n"
         "from tests.run.test_checkpoints import LOAD, load_all\n"
         "from cascade_batch.settings import ModelSpec\n"
-        "from cascade_batch.workers.parts import weight_digests\n"
+        "from cascade_batch.weights import Model\n"
+        "from cascade_batch.workers.fit import weight_digests\n"
         f"spec = ModelSpec(name={str(EMBEDDED / 'tiny')!r})\n"
-        "load_all(spec, weight_digests(spec))\n"
+        "load_all(spec, weight_digests(Model.locate(spec)))\n"
     )
     command = [sys.executable, "-c", program]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)

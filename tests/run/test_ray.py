@@ -17,9 +17,9 @@ from cascade_batch.engine.batches import DecodedImages, DecoderBatch, PriorBatch
 from cascade_batch.errors import CascadeError, WeightsError
 from cascade_batch.pipeline.runners import ray_data
 from cascade_batch.pipeline.runners.ray_data import PoolBA, PoolC, RayLedger
-from cascade_batch.pipeline.runners.runner import Setup
 from cascade_batch.plan.pools import Node, size_pools
 from cascade_batch.settings import DtypeSpec, PoolsSpec
+from cascade_batch.workers.setup import Setup
 from tests.patience import PATIENCE_S, wait_until
 from tests.run.runs import contents, manifest_of, render, write_prompts
 from tests.run.test_probing import PROBED, WIDTHS, check_probed_run, rendering_at_most

@@ -18,8 +18,9 @@ from safetensors.torch import save
 from cascade_batch.errors import CascadeError, StorageError, WeightsError
 from cascade_batch.settings import LoraSpec, ModelSpec
 from cascade_batch.storage import Storage, hub
-from cascade_batch.weights import EMBEDDED, PARTS, digest, fetch, fetch_progress, locate, locate_loras
-from cascade_batch.workers.parts import load_parts, local_loras, weight_digests
+from cascade_batch.weights import EMBEDDED, PARTS, Model, digest, fetch, fetch_progress, locate, locate_loras
+from cascade_batch.weights.local import load_parts, local_loras
+from cascade_batch.workers.fit import weight_digests
 from tests.patience import PATIENCE_S
 from tests.servers import free_ports
 from tests.storage.hub import TOKEN, Hub
@@ -57,18 +58,17 @@ def test_a_model_by_its_hub_id_is_the_local_one(server: Hub, name: str) -> None:
         here, there = fetch(local[part]), fetch(remote[part])
         for file in (*remote[part].files, *remote[part].extras):
             assert (there / file).read_bytes() == (here / file).read_bytes()
-    assert weight_digests(ModelSpec(name=name)) == weight_digests(ModelSpec(name="tiny"))
-    assert load_parts(ModelSpec(name=name), PARTS, weight_digests(ModelSpec(name="tiny"))).keys() == set(
-        PARTS
-    )
+    tiny, hub_tiny = Model.locate(ModelSpec(name="tiny")), Model.locate(ModelSpec(name=name))
+    assert weight_digests(hub_tiny) == weight_digests(tiny)
+    assert load_parts(hub_tiny, PARTS, weight_digests(tiny)).keys() == set(PARTS)
 
 
 def test_one_request_lists_the_repository_and_a_second_fetch_asks_for_no_file(server: Hub) -> None:
-    weight_digests(ModelSpec(name=MODEL))
+    weight_digests(Model.locate(ModelSpec(name=MODEL)))
     others = [path for path in server.requests if not path.startswith((f"/{MODEL}/resolve/", "/lfs/"))]
     assert others == [f"/api/models/{MODEL}"]
     before = len(server.requests)
-    weight_digests(ModelSpec(name=MODEL))
+    weight_digests(Model.locate(ModelSpec(name=MODEL)))
     assert len(server.requests) == before
 
 
@@ -123,9 +123,10 @@ def test_a_peft_repository_brings_its_config_along(server: Hub, tmp_path: Path) 
         server.repositories["someone/lora"] = {"main": files}
         hub.snapshot.cache_clear()
         model = ModelSpec(name="tiny", loras=(LoraSpec(uri="someone/lora"),))
-        (lora,) = local_loras(model, locate_loras(model, locate(model)))
+        located = Model.locate(model)
+        (lora,) = local_loras(located)
         assert (lora.path.read_bytes(), lora.config) == (weights, {"r": 2, "lora_alpha": alpha})
-        found[alpha] = weight_digests(model)["loras"]
+        found[alpha] = weight_digests(located)["loras"]
     assert found[2] != found[4]
 
 
@@ -219,11 +220,12 @@ def test_local_models_touch_no_network(server: Hub, tmp_path: Path) -> None:
     code = (
         "from cascade_batch.api import Cascade\n"
         "from cascade_batch.settings import ModelSpec\n"
-        "from cascade_batch.workers.parts import weight_digests\n"
+        "from cascade_batch.weights import Model\n"
+        "from cascade_batch.workers.fit import weight_digests\n"
         f"for name in ('tiny', {str(TINY)!r}, 'owner/name'):\n"
         "    model = Cascade.load(name, device='cpu')\n"
         "    model.prior('a', height=256, width=256, num_inference_steps=1)\n"
-        "    print(len(weight_digests(ModelSpec(name=name))))"
+        "    print(len(weight_digests(Model.locate(ModelSpec(name=name)))))"
     )
     environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
     done = subprocess.run(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import nn
 
-from cascade_batch.engine.loading.stored import StoredPart, listed, open_part, shapes_of
+from cascade_batch.engine.loading.stored import listed, open_part, shapes_of, tensors_of
 from cascade_batch.engine.networks.controlnet import ControlNet
 from cascade_batch.engine.networks.effnet import EffnetEncoder
 from cascade_batch.engine.networks.image_encoder import ImageEncoder, build_image_tower, restore_positions
@@ -27,6 +27,7 @@ from cascade_batch.errors import WeightsError
 from cascade_batch.model.config import parse_controlnet, parse_effnet, parse_stage_a, parse_unet
 from cascade_batch.model.config_checks import check_counts, clip_config
 from cascade_batch.model.dtypes import refuse_float16
+from cascade_batch.model.layouts import PartHeader
 
 if TYPE_CHECKING:  # seconds of a start, which pool BA has no use for
     from transformers import CLIPTextModelWithProjection, CLIPTokenizer
@@ -46,14 +47,14 @@ class Outline:
     """A network on the meta device, without weights, and the stored part that fits it."""
 
     network: nn.Module
-    stored: StoredPart
+    stored: PartHeader
 
 
 def outline(part: str, config: dict | None, files: Sequence[Path]) -> Outline:
     """A part's network, built and compared with its files' headers. Raises WeightsError for files that do not fit."""
     stored = open_part(files, part)
     settings = stored.config(config)
-    check_counts(settings, len(stored.entries), stored.where)
+    check_counts(settings, len(stored.merged.entries), stored.where)
     network = _built(_BUILD[part], settings, stored.where)
     _check_keys(shapes_of(network), stored.found.shapes, stored.where)
     _check_dtypes(network, stored)
@@ -151,12 +152,12 @@ def _load(kind: type[Network], outlined: Outline, dtype: str, device: str) -> Ne
     assert isinstance(outlined.network, kind)
     network, stored = outlined.network, outlined.stored
     _note_float8(stored, dtype)
-    tensors = {name: _cast(tensor, dtype, device) for name, tensor in stored.tensors()}
+    tensors = {name: _cast(tensor, dtype, device) for name, tensor in tensors_of(stored)}
     network.load_state_dict(tensors, strict=True, assign=True)
     return network.eval().requires_grad_(False)
 
 
-def _check_dtypes(network: nn.Module, stored: StoredPart) -> None:
+def _check_dtypes(network: nn.Module, stored: PartHeader) -> None:
     for name, tensor in network.state_dict().items():
         readable = READABLE if tensor.is_floating_point() else ("I64", "I32")
         if stored.dtype(name) not in readable:
@@ -169,7 +170,7 @@ def _check_dtypes(network: nn.Module, stored: StoredPart) -> None:
             )
 
 
-def _note_float8(stored: StoredPart, dtype: str) -> None:
+def _note_float8(stored: PartHeader, dtype: str) -> None:
     kinds = sorted({stored.dtype(name) for name in stored.found.sources} & set(FLOAT8))
     if kinds:
         log.warning(

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from cascade_batch.engine.loading.stored import open_part
+from cascade_batch.engine.loading.stored import open_part, tensors_of
 from cascade_batch.errors import WeightsError
 from cascade_batch.model.layouts import config_note, original_name
 from cascade_batch.model.parts import PartFiles
@@ -24,7 +24,7 @@ def write_diffusers(part: str, files: PartFiles, weights: Path) -> None:
         config = {"_class_name": CLASSES[part], **config}
     weights.parent.mkdir(parents=True)
     _write_json(weights.parent / "config.json", config)
-    _save(dict(stored.tensors()), weights, {"format": "pt"})
+    _save(dict(tensors_of(stored)), weights, {"format": "pt"})
 
 
 def write_original(part: str, files: PartFiles, weights: Path) -> None:
@@ -34,7 +34,7 @@ def write_original(part: str, files: PartFiles, weights: Path) -> None:
     """
     stored = open_part(files.files, part)
     config = stored.config(files.config)
-    tensors = dict(_joined(stored.tensors(), part, stored.where))
+    tensors = dict(_joined(tensors_of(stored), part, stored.where))
     _save(tensors, weights, {"format": "pt", config_note(part): json.dumps(config)})
 
 

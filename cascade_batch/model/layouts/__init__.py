@@ -9,6 +9,7 @@ Whatever the file, the names used inside this project are those of the diffusers
 from cascade_batch.model.layouts.configs import ATTENTION, RES, TIME, config_note, infer_config
 from cascade_batch.model.layouts.header import Entry, Header, read_header
 from cascade_batch.model.layouts.old_names import modern
+from cascade_batch.model.layouts.part_header import Merged, PartHeader, merge, part_header
 from cascade_batch.model.layouts.recognition import (
     Found,
     check_unscaled,
@@ -26,13 +27,17 @@ __all__ = [
     "Entry",
     "Found",
     "Header",
+    "Merged",
+    "PartHeader",
     "Source",
     "check_unscaled",
     "config_note",
     "first_keys",
     "infer_config",
+    "merge",
     "modern",
     "original_name",
+    "part_header",
     "read_header",
     "recognise",
     "scales",

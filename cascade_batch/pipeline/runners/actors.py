@@ -9,12 +9,12 @@ from typing import ClassVar
 import pyarrow as pa
 
 from cascade_batch.model.stages import BA, C, Stage
-from cascade_batch.pipeline.runners.runner import Setup
 from cascade_batch.pipeline.runners.shard_rows import from_row, to_row
-from cascade_batch.pipeline.runners.stage_workers import make_worker
 from cascade_batch.plan.pools import Pool
 from cascade_batch.workers.ledger import Ledger
+from cascade_batch.workers.making import make_worker
 from cascade_batch.workers.rendering import OnDevice
+from cascade_batch.workers.setup import Setup
 from cascade_batch.workers.shards import ShardData, guarded
 
 log = logging.getLogger(__name__)

@@ -1,20 +1,22 @@
 """One process, no Ray: for debugging, and the reference that the Ray runner must equal."""
 
 import os
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 
-from cascade_batch.model.stages import BA, C
-from cascade_batch.pipeline.runners.runner import Setup
-from cascade_batch.pipeline.runners.stage_workers import make_worker
+from cascade_batch.model.stages import PerPool
 from cascade_batch.plan.pools import Node, Pools, size_pools
 from cascade_batch.run import paths
-from cascade_batch.settings import DtypeSpec, ModelSpec, PoolsSpec
+from cascade_batch.settings import DtypeSpec, PoolsSpec
 from cascade_batch.storage import Storage
+from cascade_batch.weights import Model
 from cascade_batch.workers.committing import commit_embeddings, commit_images
+from cascade_batch.workers.fit import weight_digests
 from cascade_batch.workers.ledger import AttemptLedger
+from cascade_batch.workers.making import LateWorker
 from cascade_batch.workers.reading import read_committed, read_shard
+from cascade_batch.workers.setup import Setup
 from cascade_batch.workers.shards import ShardData, Ticket, guarded
 
 
@@ -34,20 +36,19 @@ class LocalRunner:
     def probe_create_only(self, uri: str) -> bool:
         return Storage(uri).probe_create_only(paths.RUN)
 
-    def weight_digests(self, model: ModelSpec, extra_parts: Sequence[str] = ()) -> dict[str, str]:
-        from cascade_batch.workers.parts import weight_digests
-
-        return weight_digests(model, extra_parts)
+    def weight_digests(self, model: Model, known: Mapping[str, str] | None = None) -> dict[str, str]:
+        return weight_digests(model, known)
 
     def run(self, tickets: Iterable[Ticket], setup: Setup) -> Generator[ShardData]:
         """Shards in ticket order. The models are loaded when the first shard needs them."""
-        workers = _Workers(setup)
+        ledger = AttemptLedger(setup.attempts)
+        workers = PerPool.of(lambda stage: LateWorker(stage, setup, ledger))
         steps = (
             partial(read_shard, ref=setup.ref),
-            workers.render_c,
+            workers.c.render,
             partial(commit_embeddings, ref=setup.ref),
             partial(read_committed, ref=setup.ref),
-            workers.render_ba,
+            workers.ba.render,
             partial(commit_images, ref=setup.ref),
         )
         for ticket in tickets:
@@ -58,17 +59,3 @@ class LocalRunner:
 
     def close(self) -> None:
         """Nothing to close."""
-
-
-class _Workers:
-    """Both workers of the process, each made at first use."""
-
-    def __init__(self, setup: Setup) -> None:
-        self._ledger = AttemptLedger(setup.attempts)
-        self._worker = cache(lambda stage: make_worker(stage, setup, self._ledger))
-
-    def render_c(self, data: ShardData) -> ShardData:
-        return data if data.requests is None else self._worker(C).render(data)
-
-    def render_ba(self, data: ShardData) -> ShardData:
-        return self._worker(BA).render(data)

@@ -15,7 +15,7 @@ import secrets
 import signal
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
@@ -31,17 +31,18 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cascade_batch.errors import CascadeError
 from cascade_batch.pipeline.runners.actors import PoolBA, PoolC
-from cascade_batch.pipeline.runners.runner import Setup
 from cascade_batch.pipeline.runners.shard_rows import from_row, to_row
 from cascade_batch.plan.pools import Node, Pool, Pools, size_pools
 from cascade_batch.run import paths
-from cascade_batch.settings import DtypeSpec, ModelSpec, PoolsSpec
+from cascade_batch.settings import DtypeSpec, PoolsSpec
 from cascade_batch.storage import Storage
+from cascade_batch.weights import Model
 from cascade_batch.workers.committing import commit_embeddings, commit_images
 from cascade_batch.workers.context import RunRef
+from cascade_batch.workers.fit import weight_digests
 from cascade_batch.workers.ledger import Attempt, AttemptLedger
-from cascade_batch.workers.parts import weight_digests
 from cascade_batch.workers.reading import read_committed, read_shard
+from cascade_batch.workers.setup import Setup
 from cascade_batch.workers.shards import ShardData, Ticket, guarded
 
 PATIENCE_S, ROOM_S = 30, 1800
@@ -153,13 +154,13 @@ class RayRunner:
         """Asked from every node, because that is where the writers are."""
         return all(self._on_every_node(_probe, uri))
 
-    def weight_digests(self, model: ModelSpec, extra_parts: Sequence[str] = ()) -> dict[str, str]:
+    def weight_digests(self, model: Model, known: Mapping[str, str] | None = None) -> dict[str, str]:
         """Read on a node of the workers: one with GPUs, where there are any; no GPU is taken for it."""
         alive = [n for n in ray.nodes() if n["Alive"]]
         node = max(alive, key=lambda n: n["Resources"].get("GPU", 0))
         strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         remote: Any = ray.remote(weight_digests).options(num_cpus=0, scheduling_strategy=strategy)
-        return _unwrapped(lambda: ray.get(remote.remote(model, extra_parts)))
+        return _unwrapped(lambda: ray.get(remote.remote(model, known)))
 
     def run(self, tickets: Iterable[Ticket], setup: Setup) -> Generator[ShardData]:
         """Shards in the order they end, one execution after another (`SHARDS_PER_EXECUTION`)."""

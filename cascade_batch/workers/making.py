@@ -1,4 +1,4 @@
-"""The workers of both pools, made alike for every runner and for calibration. Only making one imports torch."""
+"""Making the workers of both pools, alike for every runner and for calibration. Only making one imports torch."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from cascade_batch.model.parts import STAGE_BA_PARTS, STAGE_C_PARTS
 from cascade_batch.model.stages import BA, C, Stage
-from cascade_batch.pipeline.runners.runner import WorkerSetup
+from cascade_batch.weights.local import load_loras, load_parts
 from cascade_batch.workers.ledger import Ledger
-from cascade_batch.workers.parts import load_loras, load_parts
 from cascade_batch.workers.rendering import OnDevice, here
+from cascade_batch.workers.setup import WorkerSetup
+from cascade_batch.workers.shards import ShardData
 
 if TYPE_CHECKING:
     from cascade_batch.workers.device_worker import DeviceWorker
@@ -20,11 +21,27 @@ def make_worker(stage: Stage, setup: WorkerSetup, ledger: Ledger, on_device: OnD
     return _stage_c(setup, ledger, on_device) if stage == C else _stage_ba(setup, ledger, on_device)
 
 
+class LateWorker:
+    """A worker that is made when the first shard needs it."""
+
+    def __init__(self, stage: Stage, setup: WorkerSetup, ledger: Ledger) -> None:
+        self._stage, self._setup, self._ledger = stage, setup, ledger
+        self._worker: DeviceWorker | None = None
+
+    def render(self, data: ShardData) -> ShardData:
+        """As `DeviceWorker.render`."""
+        if data.requests is None and self._stage == C:  # its embeddings stand already
+            return data
+        if self._worker is None:
+            self._worker = make_worker(self._stage, self._setup, self._ledger)
+        return self._worker.render(data)
+
+
 def _stage_c(setup: WorkerSetup, ledger: Ledger, on_device: OnDevice) -> DeviceWorker:
     from cascade_batch.workers.stage_c import StageCWorker
 
     return StageCWorker(
-        load_parts(setup.model, (*STAGE_C_PARTS, *setup.extra_parts), setup.weights),
+        load_parts(setup.model, (*STAGE_C_PARTS, *setup.model.optional), setup.weights),
         setup.pools.c.settings,
         ledger,
         sampling=setup.sampling.c,

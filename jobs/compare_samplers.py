@@ -1,4 +1,4 @@
-"""What each sampler does to prompt following, by prior steps: the table in the README.
+"""What each sampler does to prompt following, by prior steps: the table in docs/measured.md.
 
 Run:  python -m jobs.compare_samplers --out build/samplers
 

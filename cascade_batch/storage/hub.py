@@ -15,10 +15,7 @@ from urllib.parse import quote
 
 from cascade_batch.storage.read_only import ReadOnly
 
-HUB = "hf://"
 ENDPOINT = "https://huggingface.co"
-OTHER_KINDS = ("datasets", "spaces", "buckets", "kernels")
-"""First words of `hf://` URLs that name no model; fsspec serves them."""
 TIMEOUT = 30.0
 """Seconds of silence after which a request has failed."""
 
@@ -32,11 +29,6 @@ class Snapshot:
 
     commit: str
     files: Mapping[str, HubFile]
-
-
-def is_model_url(uri: str) -> bool:
-    """Whether a URL names a model repository, or something in one."""
-    return uri.startswith(HUB) and uri.removeprefix(HUB).partition("/")[0] not in OTHER_KINDS
 
 
 class HubFiles(ReadOnly):

@@ -20,7 +20,7 @@ from fsspec.asyn import sync
 
 from cascade_batch.storage.answers import answer_of, is_lost_condition, is_not_implemented, is_transient
 from cascade_batch.storage.failures import retried, sanitise
-from cascade_batch.storage.urls import needs
+from cascade_batch.storage.urls import needs, split_url
 
 S3_PROTOCOLS = {"s3", "s3a"}
 # File systems whose `pipe_file(mode="create")` is one conditional request. Elsewhere fsspec only
@@ -37,7 +37,7 @@ class RemoteObjects:
     """The prefix that `uri` names. Made once per process: s3fs instances do not survive a fork."""
 
     def __init__(self, uri: str) -> None:
-        protocol = uri.split("://")[0]
+        protocol = split_url(uri).scheme
         self.is_s3 = protocol in S3_PROTOCOLS
         self.create_only = protocol in CREATE_ONLY_PROTOCOLS
         files = _s3_files(os.getpid(), _aws_environment()) if self.is_s3 else None

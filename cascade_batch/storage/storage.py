@@ -18,11 +18,11 @@ from typing import Any, BinaryIO, Literal, TypeVar, cast
 
 from cascade_batch.errors import StorageError
 from cascade_batch.storage.failures import retried
-from cascade_batch.storage.hub import HubFiles, is_model_url
+from cascade_batch.storage.hub import HubFiles
 from cascade_batch.storage.local import TEMPORARY, LocalFiles
 from cascade_batch.storage.objects import ObjectChanged, ObjectExists, ObjectInfo, ObjectInfos, ObjectMissing
 from cascade_batch.storage.remote import READ_BUFFER, RangeReader, RemoteObjects
-from cascade_batch.storage.urls import check_url, is_web, local_path
+from cascade_batch.storage.urls import check_url, is_model_url, is_web, local_path
 from cascade_batch.storage.web import WebFiles
 
 DOWNLOAD_RANGE = 32 * 2**20  # bytes per request

@@ -19,7 +19,7 @@ from cascade_batch.model.geometry import ENCODER_STRIDE, embedding_side, latent_
 from cascade_batch.run.stage_keys import SOURCES
 from cascade_batch.settings.values import numbers, real, times
 from cascade_batch.storage import Storage
-from cascade_batch.storage.urls import split_key, split_query
+from cascade_batch.storage.urls import is_absolute, split_key, split_query
 
 Row = Mapping[str, Any]
 MOST_BYTES = 16
@@ -98,7 +98,7 @@ class RowReader:
 
     def _fetched(self, uri: str, name: str) -> bytes:
         """A picture's bytes. A store that fails for now leaves the shard undone; one that says no fails the row."""
-        full = uri if "://" in uri or uri.startswith("/") else f"{self._root}/{uri}"
+        full = uri if is_absolute(uri) else f"{self._root}/{uri}"
         plain, query = split_query(full)
         folder, key = split_key(plain)
         most = self._most_pixels * MOST_BYTES + 2**20

@@ -1,4 +1,4 @@
-"""Write the embedded tiny model: `python -m jobs.make_tiny cascade_batch/weights/embedded/tiny`.
+"""Write the embedded tiny model: `python -m jobs.make_tiny cascade_batch/embedded/tiny`.
 
 A Stable Cascade in the published folder layout, about 2 MB, that renders a picture in a tenth of a second on
 one core. It knows no pictures: each prompt gets colours of its own and each seed a pattern, which is enough

@@ -24,6 +24,7 @@ from cascade_batch.settings import Spec, load_spec
 from cascade_batch.settings.explained import explained_yaml
 from cascade_batch.storage import ObjectExists, ObjectMissing
 from cascade_batch.storage.failures import ending
+from cascade_batch.storage.urls import is_absolute
 
 RAY_JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets this variable for the entry point of a submitted job."""
@@ -132,7 +133,7 @@ def _render(arguments, argv: Sequence[str]) -> int:
 def _check_out(uri: str) -> None:
     if not uri:
         raise SpecError("nowhere to write", next_step="add --out RUN, a folder or a bucket prefix")
-    if RAY_JOB_MARK in os.environ and "://" not in uri and not os.path.isabs(uri):
+    if RAY_JOB_MARK in os.environ and not is_absolute(uri):
         raise SpecError(
             "a job's working directory is deleted with the job, and the run with it",
             where="output.uri",

@@ -7,6 +7,7 @@ from cascade_batch import weights
 from cascade_batch.cli.exit_codes import FINISHED
 from cascade_batch.model.layouts import first_keys
 from cascade_batch.storage import Storage
+from cascade_batch.storage.urls import split_name
 from cascade_batch.weights.inspection import PartReport, inspect
 from cascade_batch.weights.locating import model_root
 
@@ -18,7 +19,7 @@ def inspect_command(name: str) -> int:
     """Print every part of a checkpoint, what is missing for rendering, and the memory that it takes."""
     root = model_root(name)
     reports = inspect(root)
-    base = Storage(root.rpartition("/")[0] or "." if root.endswith(".safetensors") else root)
+    base = Storage(split_name(root)[0] if root.endswith(".safetensors") else root)
     for files in dict.fromkeys(report.files for report in reports):
         for file in files:
             print(f"{file}  sha256 {_sha256(base, file)}")

@@ -95,7 +95,9 @@ def check_together(given: Collection[str], timesteps: str = "prior_timesteps") -
             "a mask without a picture", where="mask", expected="init_image or control_image beside it"
         )
     if {"strength", "prior_timesteps"}.issubset(given):
-        raise SpecError(f"strength and {timesteps} both say where to begin", where="strength")
+        raise SpecError(
+            f"strength and {timesteps} both say where to begin", where="strength", expected="one of them"
+        )
 
 
 def settled(given: Mapping[str, Any]) -> dict[str, Any]:

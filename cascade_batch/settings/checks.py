@@ -20,6 +20,7 @@ from cascade_batch.settings.tree import (
     Spec,
 )
 from cascade_batch.settings.values import RANGES, shown, text
+from cascade_batch.storage.urls import is_url
 
 MOST = 2**31
 MOST_BATCH, MOST_THREADS = 4096, 1024
@@ -76,7 +77,7 @@ def _check_text(key: str, value: str) -> None:
         raise SpecError("a text that says nothing", where=key, got=repr(value), next_step="leave the key out")
     if "\0" in value:
         raise SpecError("a text with a NUL character", where=key, got=repr(value))
-    if "://" not in value and any(len(part.encode()) > MOST_NAME for part in value.split("/")):
+    if not is_url(value) and any(len(part.encode()) > MOST_NAME for part in value.split("/")):
         raise SpecError(
             "too long for a name", where=key, got=shown(value), expected=f"{MOST_NAME} bytes at most"
         )

@@ -24,6 +24,7 @@ from cascade_batch.storage.answers import (
     is_unknown_host,
     is_unreachable,
 )
+from cascade_batch.storage.urls import HUB, split_url
 
 TRIES = 18
 """Where 30 % of all requests fail, one fails 18 times in a row once in 2.6 billion: a run of a million pictures, some
@@ -141,8 +142,8 @@ def _is_a_stranger(where: str) -> bool:
 
 def _store_of(where: str) -> tuple[str | None, ...]:
     """Scheme and host or bucket; the same bucket behind another endpoint is another one."""
-    found = re.match(r"[^/:]+://[^/]*", where)
-    return found[0] if found else "", os.environ.get("AWS_ENDPOINT_URL"), os.environ.get("HF_ENDPOINT")
+    url = split_url(where)
+    return url.scheme, url.host, os.environ.get("AWS_ENDPOINT_URL"), os.environ.get("HF_ENDPOINT")
 
 
 def _is_an_answer(error: BaseException) -> bool:
@@ -171,7 +172,7 @@ def as_storage_error(error: BaseException, where: str, tries: int) -> StorageErr
     """One line that says what failed at `where`, and the next step."""
     no_such_host = is_unknown_host(error) and _is_a_stranger(where)
     transient = is_transient(error) and not no_such_host
-    check = CHECK_HUB if where.startswith("hf://") else CHECK_ENDPOINT
+    check = CHECK_HUB if split_url(where).scheme == HUB else CHECK_ENDPOINT
     what, next_step = ("the store refused", "")
     if is_transient(error):
         times = f"{tries} tries" if tries > 1 else "1 try"

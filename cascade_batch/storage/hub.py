@@ -8,37 +8,29 @@ its headers, which ask the hub for a list of programs first and then tell it whi
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, final
 from urllib.parse import quote
 
+from cascade_batch.storage.objects import ObjectInfo
 from cascade_batch.storage.read_only import ReadOnly
 
-HUB = "hf://"
 ENDPOINT = "https://huggingface.co"
-OTHER_KINDS = ("datasets", "spaces", "buckets", "kernels")
-"""First words of `hf://` URLs that name no model; fsspec serves them."""
 TIMEOUT = 30.0
 """Seconds of silence after which a request has failed."""
-
-HubFile = tuple[int, str | None, str | None]
-"""Bytes, git's id of the blob, and, for large files, the sha256 that the hub keeps them under."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A repository at one commit; `files` by their paths."""
+    """A repository at one commit."""
 
     commit: str
-    files: Mapping[str, HubFile]
+    files: Mapping[str, ObjectInfo]
+    """By their paths in it. ETags are git's ids of the blobs; the hub keeps large files under their sha256."""
 
 
-def is_model_url(uri: str) -> bool:
-    """Whether a URL names a model repository, or something in one."""
-    return uri.startswith(HUB) and uri.removeprefix(HUB).partition("/")[0] not in OTHER_KINDS
-
-
+@final
 class HubFiles(ReadOnly):
     """The folder of a repository that `uri` names. Whatever the hub refuses is raised as its library does."""
 
@@ -60,7 +52,7 @@ class HubFiles(ReadOnly):
         found = self._snapshot().files.get(self.root + key)
         if found is None:
             raise FileNotFoundError(key)
-        first, last, _ = slice(start, end).indices(found[0])
+        first, last, _ = slice(start, end).indices(found.size)
         if first >= last:  # HTTP has no empty ranges
             return b""
         url = hf_hub_url(
@@ -71,15 +63,14 @@ class HubFiles(ReadOnly):
             raise ConnectionError(f"asked for {last - first} bytes, got {len(data)}")
         return data
 
-    def info(self, key: str) -> HubFile | None:
-        """What the hub knows of a file, None if there is none."""
-        return self._snapshot().files.get(self.root + key)
+    def info(self, key: str) -> ObjectInfo | None:
+        found = self._snapshot().files.get(self.root + key)
+        return None if found is None else replace(found, key=key)
 
-    def list(self, prefix: str) -> Iterator[tuple[str, int, str | None, str | None]]:
-        """Every file whose key starts with `prefix`."""
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
         for path, found in self._snapshot().files.items():
             if path.startswith(self.root + prefix):
-                yield path.removeprefix(self.root), *found
+                yield replace(found, key=path.removeprefix(self.root))
 
     def _snapshot(self) -> Snapshot:
         return snapshot(self.endpoint, self.repository, self.revision)
@@ -90,11 +81,13 @@ def snapshot(endpoint: str, repository: str, revision: str | None) -> Snapshot:
     """A revision as it was when this process first asked. Raises what the hub's library raises."""
     at = f"/revision/{quote(revision, safe='')}" if revision else ""
     found = _get(f"{endpoint}/api/models/{repository}{at}?blobs=true", {}).json()
-    files = {
-        file["rfilename"]: (int(file["size"]), file.get("blobId"), (file.get("lfs") or {}).get("sha256"))
-        for file in found["siblings"]
-    }
-    return Snapshot(found["sha"], files)
+    files = [_info(file) for file in found["siblings"]]
+    return Snapshot(found["sha"], {info.key: info for info in files})
+
+
+def _info(file: dict[str, Any]) -> ObjectInfo:
+    sha256 = (file.get("lfs") or {}).get("sha256")
+    return ObjectInfo(file["rfilename"], int(file["size"]), file.get("blobId"), sha256)
 
 
 def _get(url: str, headers: dict[str, str]) -> Any:

@@ -12,14 +12,21 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import final
+
+from cascade_batch.storage.objects import ObjectInfo
+from cascade_batch.storage.store import Store
 
 TEMPORARY = ".tmp~"
 NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
-class LocalFiles:
+@final
+class LocalFiles(Store):
     """The folder `root`, which need not exist yet. Raises plain OSError."""
+
+    create_only = replaces_by_condition = True
+    lists_by_prefix = False
 
     def __init__(self, root: str) -> None:
         self.root = Path(root)
@@ -32,26 +39,25 @@ class LocalFiles:
             file.seek(begin)
             return file.read((size if end is None else min(end, size)) - begin)
 
-    def open(self, key: str) -> BinaryIO:
-        return open(self.root / key, "rb")
+    def local_file(self, key: str) -> Path:
+        return self.root / key
 
-    def info(self, key: str) -> tuple[int, None] | None:
-        """(bytes, no ETag), or None where there is no such file."""
+    def info(self, key: str) -> ObjectInfo | None:
         path = self.root / key
-        return (path.stat().st_size, None) if path.is_file() else None
+        return ObjectInfo(key, path.stat().st_size, None) if path.is_file() else None
 
-    def list(self, prefix: str) -> Iterator[tuple[str, int, None]]:
-        """(key, bytes, no ETag) of every file in the folder of `prefix` and below, temporary ones excepted."""
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Every file in the folder of `prefix` and below, temporary ones excepted."""
         folder = self.root / prefix.rpartition("/")[0]
         for parent, _, names in os.walk(folder, onerror=_unless_missing):
             for name in names:
                 path = os.path.join(parent, name)
                 with suppress(FileNotFoundError):  # deleted since, or a dangling link
                     if not name.startswith(TEMPORARY):
-                        yield os.path.relpath(path, self.root), os.stat(path).st_size, None
+                        yield ObjectInfo(os.path.relpath(path, self.root), os.stat(path).st_size, None)
 
     def create(self, key: str, data: bytes) -> None:
-        """Raises FileExistsError, leaving the file as it is."""
+        """Raises FileExistsError, leaving the file as it is; NotImplementedError on a disk without hard links."""
         path = self.root / key
         with _synced_file(path, data) as temporary:
             try:

@@ -1,18 +1,22 @@
 """What every store that is read and never written answers to a write."""
 
-from typing import BinaryIO, NoReturn
+from pathlib import Path
+from typing import NoReturn
 
 from cascade_batch.errors import StorageError
+from cascade_batch.storage.store import Store
 
 
-class ReadOnly:
-    """The writing half of a store at `uri`, which is `KIND`."""
+class ReadOnly(Store):
+    """The writing half of a store at `uri`, which is `KIND` and no local disk."""
 
     KIND: str
     uri: str
+    create_only = replaces_by_condition = True  # nothing is ever overwritten
+    lists_by_prefix = False
 
-    def open(self, _key: str) -> BinaryIO:
-        raise NotImplementedError("ranges of remote objects are read by Storage, with retries")
+    def local_file(self, _key: str) -> Path | None:
+        return None
 
     def create(self, _key: str, _data: bytes) -> NoReturn:
         self.check_writable()

@@ -7,20 +7,22 @@ on multipart uploads. What S3 always says of an object is looked for in its answ
 may give an empty one in its name.
 """
 
-import io
 import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Any, final
 
 import fsspec
 from fsspec.asyn import sync
 
 from cascade_batch.storage.answers import answer_of, is_lost_condition, is_not_implemented, is_transient
 from cascade_batch.storage.failures import retried, sanitise
-from cascade_batch.storage.urls import needs
+from cascade_batch.storage.objects import ObjectInfo
+from cascade_batch.storage.store import Store
+from cascade_batch.storage.urls import needs, split_url
 
 S3_PROTOCOLS = {"s3", "s3a"}
 # File systems whose `pipe_file(mode="create")` is one conditional request. Elsewhere fsspec only
@@ -30,15 +32,15 @@ CONNECT_SECONDS, READ_SECONDS = 10, 30
 """Until a connection stands, and of silence on one; both are tried again."""
 PAGE = 1000  # objects per listing request; S3's own limit
 SINGLE_PUT = 5 * 2**30  # bytes; S3's own limit for one PUT
-READ_BUFFER = 2**20
 
 
-class RemoteObjects:
+@final
+class RemoteObjects(Store):
     """The prefix that `uri` names. Made once per process: s3fs instances do not survive a fork."""
 
     def __init__(self, uri: str) -> None:
-        protocol = uri.split("://")[0]
-        self.is_s3 = protocol in S3_PROTOCOLS
+        protocol = split_url(uri).scheme
+        self.is_s3 = self.replaces_by_condition = self.lists_by_prefix = protocol in S3_PROTOCOLS
         self.create_only = protocol in CREATE_ONLY_PROTOCOLS
         files = _s3_files(os.getpid(), _aws_environment()) if self.is_s3 else None
         self.files: Any = files or _files_of(uri, protocol)
@@ -73,11 +75,10 @@ class RemoteObjects:
         _check_range(answer.get("ContentRange"), len(data), start, end)
         return _part_of(data, start, end)
 
-    def open(self, key: str) -> BinaryIO:
-        raise NotImplementedError("ranges of remote objects are read by Storage, with retries")
+    def local_file(self, _key: str) -> Path | None:
+        return None
 
-    def info(self, key: str) -> tuple[int, str | None] | None:
-        """(bytes, ETag), or None where there is no such object."""
+    def info(self, key: str) -> ObjectInfo | None:
         if self.is_s3:
             return self._head(key)
         try:
@@ -86,9 +87,9 @@ class RemoteObjects:
             if is_transient(error):  # how fsspec words whatever happened on HTTP
                 raise
             return None
-        return (int(found["size"]), _etag(found)) if found["type"] == "file" else None
+        return ObjectInfo(key, int(found["size"]), _etag(found)) if found["type"] == "file" else None
 
-    def _head(self, key: str) -> tuple[int, str | None] | None:
+    def _head(self, key: str) -> ObjectInfo | None:
         bucket, name, _ = self.files.split_path(self._path(key))
         try:
             found = self.files.call_s3("head_object", Bucket=bucket, Key=name)
@@ -97,7 +98,7 @@ class RemoteObjects:
             return None
         if not found.get("ContentLength") and not found.get("ETag"):
             raise ConnectionError("an empty answer that tells of no object")
-        return int(found["ContentLength"]), _etag(found)
+        return ObjectInfo(key, int(found["ContentLength"]), _etag(found))
 
     def _check_bucket(self) -> None:
         """Once, because the answer to a HEAD does not say what is missing."""
@@ -106,8 +107,8 @@ class RemoteObjects:
                 retried(lambda: self._page(Prefix=self._prefix("run.json"), MaxKeys=1), self._url(""))
             self._bucket_is_there = True
 
-    def list(self, prefix: str) -> Iterator[tuple[str, int, str | None]]:
-        """(key, bytes, ETag) of every object whose key starts with `prefix`; elsewhere than on S3, of its folder."""
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Every object whose key starts with `prefix`; elsewhere than on S3, all of its folder."""
         if self.is_s3:
             yield from self._pages(prefix)
             return
@@ -115,9 +116,9 @@ class RemoteObjects:
         for name, found in self.files.find(folder, detail=True).items():
             key = name.removeprefix(self.root).lstrip("/")
             if found.get("type") == "file" and key and not key.endswith("/"):
-                yield key, int(found["size"]), _etag(found)
+                yield ObjectInfo(key, int(found["size"]), _etag(found))
 
-    def _pages(self, prefix: str) -> Iterator[tuple[str, int, str | None]]:
+    def _pages(self, prefix: str) -> Iterator[ObjectInfo]:
         """A listing by S3's own request. `find` of s3fs asks for whole folders and takes half as long again.
 
         Each page is tried again by itself, else a long listing would hardly ever come to its end.
@@ -129,7 +130,7 @@ class RemoteObjects:
             for entry in found.get("Contents", ()):
                 key = entry["Key"].removeprefix(root)
                 if key and not key.endswith("/"):
-                    yield key, int(entry["Size"]), _etag(entry)
+                    yield ObjectInfo(key, int(entry["Size"]), _etag(entry))
             token = found.get("NextContinuationToken")
             page = {"ContinuationToken": token} if token else None
 
@@ -145,18 +146,14 @@ class RemoteObjects:
         return self.files.split_path(self._path(key))[1]
 
     def create(self, key: str, data: bytes) -> None:
-        """Raises FileExistsError, or NotImplementedError on a store without conditional writes."""
-        if not self.create_only:
-            raise NotImplementedError("this store has no create-only writes")
+        """Raises FileExistsError, or NotImplementedError on a server without conditional writes."""
         self._pipe(key, data, mode="create")
 
     def put(self, key: str, data: bytes) -> None:
         self._pipe(key, data)
 
     def replace(self, key: str, data: bytes, _expected: bytes, etag: str | None) -> None:
-        """Raises FileExistsError if the object no longer has this ETag. S3 only."""
-        if not self.is_s3:
-            raise NotImplementedError("only S3's If-Match is known here")
+        """By S3's `If-Match`. Raises FileExistsError if the object no longer has this ETag."""
         self._pipe(key, data, IfMatch=f'"{etag}"')
 
     def delete(self, key: str) -> None:
@@ -195,36 +192,6 @@ class RemoteObjects:
 
     def _url(self, key: str) -> str:
         return f"s3://{self._path(key)}"
-
-
-class RangeReader(io.RawIOBase):
-    """A seekable binary file over `read_range(start, end)`, for Parquet readers."""
-
-    def __init__(self, read_range: Any, size: int) -> None:
-        self._read_range, self._size, self._position = read_range, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, start + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        end = min(self._position + len(buffer), self._size)
-        if end <= self._position:
-            return 0
-        data = self._read_range(self._position, end)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
 
 
 def _files_of(uri: str, protocol: str) -> Any:

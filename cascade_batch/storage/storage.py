@@ -7,29 +7,27 @@ credentials in it. Only the `_..._once` methods touch objects, so a test can mak
 access fail, before or after it landed.
 """
 
-import io
 import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar, cast
+from typing import Any, BinaryIO, Literal, TypeVar
 
 from cascade_batch.errors import StorageError
 from cascade_batch.storage.failures import retried
-from cascade_batch.storage.hub import HubFiles, is_model_url
-from cascade_batch.storage.local import TEMPORARY, LocalFiles
+from cascade_batch.storage.local import TEMPORARY
 from cascade_batch.storage.objects import ObjectChanged, ObjectExists, ObjectInfo, ObjectInfos, ObjectMissing
-from cascade_batch.storage.remote import READ_BUFFER, RangeReader, RemoteObjects
-from cascade_batch.storage.urls import check_url, is_web, local_path
-from cascade_batch.storage.web import WebFiles
+from cascade_batch.storage.ranges import buffered
+from cascade_batch.storage.serving import store_at
+from cascade_batch.storage.store import Store
+from cascade_batch.storage.urls import check_url, local_path
 
 DOWNLOAD_RANGE = 32 * 2**20  # bytes per request
 DOWNLOAD_THREADS = 8
 
 Result = TypeVar("Result")
-Store = LocalFiles | RemoteObjects | HubFiles | WebFiles
 WriteMode = Literal["create", "put", "replace"]
 log = logging.getLogger(__name__)
 
@@ -82,20 +80,14 @@ class Storage:
 
     def open(self, key: str) -> BinaryIO:
         """A seekable binary file for reading; each read of a remote one is retried by itself."""
-        store = self._store()
-        if isinstance(store, LocalFiles):
-            return self._found(key, lambda: store.open(key))
-        info = self.info(key)
-        if info is None:
-            raise self._failure(ObjectMissing, key, "no such object")
-        reader = RangeReader(lambda start, end: self.read_range(key, start, end), info.size)
-        return cast(BinaryIO, io.BufferedReader(reader, READ_BUFFER))
+        path = self._store().local_file(key)
+        if path is not None:
+            return self._found(key, lambda: open(path, "rb"))
+        return buffered(lambda start, end: self.read_range(key, start, end), self._known(key).size)
 
     def download(self, key: str, path: Path, on_bytes: Callable[[int], object] = lambda _: None) -> int:
         """Write the object to a local file, several ranges at a time, telling the bytes of each; its size in bytes."""
-        info = self.info(key)
-        if info is None:
-            raise self._failure(ObjectMissing, key, "no such object")
+        info = self._known(key)
         with open(path, "wb") as file, ThreadPoolExecutor(DOWNLOAD_THREADS) as pool:
 
             def fetch(start: int) -> int:
@@ -107,8 +99,7 @@ class Storage:
 
     def info(self, key: str) -> ObjectInfo | None:
         """Size and ETag of an object, None if there is none."""
-        found = self._found(key, lambda: self._info_once(key))
-        return None if found is None else ObjectInfo(key, *found)
+        return self._found(key, lambda: self._info_once(key))
 
     def exists(self, key: str) -> bool:
         """Whether there is an object of this key."""
@@ -127,7 +118,7 @@ class Storage:
     @property
     def lists_by_prefix(self) -> bool:
         """Whether a listing costs what it returns. Elsewhere it costs what the prefix's whole folder holds."""
-        return getattr(self._store(), "is_s3", False)
+        return self._store().lists_by_prefix
 
     def create(self, key: str, data: bytes) -> None:
         """Write an object that is not there yet. Equal bytes already there are fine: either an own
@@ -150,7 +141,7 @@ class Storage:
     def replace(self, key: str, data: bytes, expected: bytes) -> None:
         """Overwrite an object that holds `expected`. Raises ObjectChanged if it does not (any more).
 
-        Atomic on local disks and on stores with If-Match; elsewhere it looks, writes, and warns.
+        Atomic where the store replaces by condition; elsewhere it looks, writes, and warns.
         """
         info = self.info(key)  # before the read, so that the ETag is never newer than the bytes
         current = self.read(key) if info else None
@@ -182,6 +173,12 @@ class Storage:
         credentials. Leaves nothing behind.
         """
         retried(lambda: self._store().check_writable(), self.uri)
+
+    def _known(self, key: str) -> ObjectInfo:
+        info = self.info(key)
+        if info is None:
+            raise self._failure(ObjectMissing, key, "no such object")
+        return info
 
     def _create_unguarded(self, key: str, data: bytes) -> None:
         if self.exists(key):
@@ -229,24 +226,25 @@ class Storage:
     def _read_once(self, key: str, start: int | None, end: int | None) -> bytes:
         return self._store().read(key, start, end)
 
-    def _info_once(self, key: str) -> tuple[Any, ...] | None:
+    def _info_once(self, key: str) -> ObjectInfo | None:
         return self._store().info(key)
 
     def _list_once(self, prefix: str) -> ObjectInfos:
-        store: Any = self._store()  # three or four facts about an object
-        return [ObjectInfo(*found) for found in store.list(prefix)]
+        return list(self._store().list(prefix))
 
     def _put_once(
         self, key: str, data: bytes, mode: WriteMode, expected: bytes = b"", etag: str | None = None
     ) -> None:
-        """The one place where an object is written."""
+        """The one place where an object is written. Raises NotImplementedError for what the store cannot."""
         store = self._store()
-        if mode == "create":
+        if mode == "put":
+            store.put(key, data)
+        elif mode == "create" and store.create_only:
             store.create(key, data)
-        elif mode == "replace":
+        elif mode == "replace" and store.replaces_by_condition:
             store.replace(key, data, expected, etag)
         else:
-            store.put(key, data)
+            raise NotImplementedError(f"this store cannot {mode} by condition")
 
     def _delete_once(self, key: str) -> None:
         self._store().delete(key)
@@ -254,15 +252,8 @@ class Storage:
     def _store(self) -> Store:
         """The connection of this process; a forked child must not use its parent's."""
         if self._connected is None or self._connected[0] != os.getpid():
-            self._connected = (os.getpid(), self._made_store())
+            self._connected = (os.getpid(), store_at(self.uri, self._query))
         return self._connected[1]
-
-    def _made_store(self) -> Store:
-        if self.is_local:
-            return LocalFiles(self.uri)
-        if is_web(self.uri):
-            return WebFiles(self.uri, self._query)
-        return HubFiles(self.uri) if is_model_url(self.uri) else RemoteObjects(self.uri)
 
 
 def _whole(data: bytes, size: int) -> bytes:

@@ -1,11 +1,13 @@
 """How places are written: local paths, `file://` URLs, URLs of object stores, and URLs of the web with a query.
 
-What is nearly a URL is refused with the right one, because as a path it would name a local folder. A query of an
-`http(s)://` URL may be a signature: it goes where the object is read, and is written nowhere.
+Here alone they are taken apart. What is nearly a URL is refused with the right one, because as a path it would name a
+local folder. A query of an `http(s)://` URL may be a signature: it goes where the object is read, and is written
+nowhere.
 """
 
 import os
 import re
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from cascade_batch.errors import SpecError, StorageError
@@ -13,7 +15,10 @@ from cascade_batch.storage.credentials import refuse_credentials
 
 LOCAL = ("file", "local")
 WEB = ("http", "https")
-STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "hf")
+HUB = "hf"
+NO_MODELS = ("datasets", "spaces", "buckets", "kernels")
+"""First words of `hf://` URLs that name no model; fsspec serves them."""
+STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", HUB)
 WRAPPERS = (
     "simplecache",
     "filecache",
@@ -58,17 +63,54 @@ def local_path(uri: str) -> str | None:
 
     `file://` URLs may be percent-encoded, as programs write them; a file that bears the very name goes first.
     """
-    scheme = _SCHEME.match(uri)
-    if scheme is None:
+    url = split_url(uri)
+    if not url.scheme:
         return os.path.abspath(os.path.expanduser(uri))
-    if scheme[1] not in LOCAL:
+    if url.scheme not in LOCAL:
         return None
-    path = os.path.abspath(os.path.expanduser(re.sub(r"^localhost(?=/)", "", uri[scheme.end() :])))
+    path = os.path.abspath(os.path.expanduser(re.sub(r"^localhost(?=/)", "", url.path)))
     return path if os.path.exists(path) else unquote(path)
 
 
+class Url(NamedTuple):
+    """`scheme://host/path`. A local path has neither scheme nor host, a `file://` URL no host."""
+
+    scheme: str
+    host: str
+    """A bucket, container, server or owner."""
+    path: str
+
+
+def split_url(uri: str) -> Url:
+    """What a place consists of, as it is written."""
+    scheme = _SCHEME.match(uri)
+    if scheme is None:
+        return Url("", "", uri)
+    if scheme[1] in LOCAL:
+        return Url(scheme[1], "", uri[scheme.end() :])
+    host, _, path = uri[scheme.end() :].partition("/")
+    return Url(scheme[1], host, path)
+
+
+def is_absolute(uri: str) -> bool:
+    """Whether a place stands by itself: a URL, or a path from the root of the disk."""
+    return is_url(uri) or os.path.isabs(uri)
+
+
+def is_url(uri: str) -> bool:
+    """Whether a place is a URL, and no path."""
+    return bool(split_url(uri).scheme)
+
+
 def is_web(uri: str) -> bool:
-    return uri.startswith(tuple(f"{protocol}://" for protocol in WEB))
+    """Whether a place is a URL of the web."""
+    return split_url(uri).scheme in WEB
+
+
+def is_model_url(uri: str) -> bool:
+    """Whether a place is a model repository of the hub, or something in one."""
+    url = split_url(uri)
+    return url.scheme == HUB and url.host not in NO_MODELS
 
 
 def split_query(uri: str) -> tuple[str, str]:
@@ -81,12 +123,27 @@ def split_query(uri: str) -> tuple[str, str]:
 
 def split_key(uri: str) -> tuple[str, str]:
     """A folder, and the key of a file in it; "" where none is named. Object stores may have empty names between."""
-    start = uri.index("://") + 3 if "://" in uri else 0
+    scheme = split_url(uri).scheme
+    start = len(f"{scheme}://") if scheme else 0
     folder, slash, name = uri[start:].rpartition("/")
-    if start and not slash:
-        return uri, ""  # a bucket, or a host
     plain = folder.rstrip("/")
-    return uri[:start] + (plain or ("" if start else "/")), folder[len(plain) :] + name if start else name
+    if scheme in ("", *LOCAL):
+        return uri[:start] + (plain or slash or "."), name
+    if not slash:
+        return uri, ""  # a bucket, or a host
+    return uri[:start] + plain, folder[len(plain) :] + name
+
+
+def split_name(uri: str) -> tuple[str, str]:
+    """A folder, and the last name of a place in it, "" where none is named; empty names between count for nothing."""
+    folder, key = split_key(uri)
+    return folder, key.lstrip("/")
+
+
+def names_of(uri: str) -> list[str]:
+    """The names that lead to a place, a URL's host first, without empty ones, since some stores leave them out."""
+    url = split_url(uri)
+    return [name for name in (url.host, *url.path.split("/")) if name]
 
 
 def without_queries(text: str) -> str:
@@ -97,16 +154,16 @@ def without_queries(text: str) -> str:
 def key_below(root: str, uri: str) -> str | None:
     """What a place is called below another one, "" if both are one place, None if it does not lie there.
 
-    Local ones are compared as the disk has them: through links, and by whatever case it tells apart. Elsewhere empty
-    names count for nothing, since some stores leave them out.
+    Local ones are compared as the disk has them: through links, and by whatever case it tells apart.
     """
     outer, inner = local_path(root), local_path(uri)
     if outer is not None and inner is not None:
         return _local_key_below(os.path.realpath(outer), os.path.realpath(inner))
     if outer is not None or inner is not None:
         return None
-    above, names = _names(root), _names(uri)
-    return "/".join(names[len(above) :]) if names[: len(above)] == above else None
+    above, names = names_of(root), names_of(uri)
+    is_below = _store_of(root) == _store_of(uri) and names[: len(above)] == above
+    return "/".join(names[len(above) :]) if is_below else None
 
 
 def needs(protocol: str, got: object) -> StorageError:
@@ -142,6 +199,6 @@ def _is_same(a: str, b: str) -> bool:
         return False
 
 
-def _names(uri: str) -> list[str]:
-    protocol, _, path = uri.partition("://")
-    return [SAME.get(protocol, protocol), *(name for name in path.split("/") if name)]
+def _store_of(uri: str) -> str:
+    scheme = split_url(uri).scheme
+    return SAME.get(scheme, scheme)

@@ -7,7 +7,7 @@ the size. A server that knows no ranges sends the whole file, which is kept for 
 import os
 import re
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import Any, NoReturn, final
 from urllib.parse import quote
 
 import fsspec
@@ -15,12 +15,14 @@ from fsspec.asyn import sync
 
 from cascade_batch.errors import StorageError
 from cascade_batch.storage import remote
+from cascade_batch.storage.objects import ObjectInfo
 from cascade_batch.storage.read_only import ReadOnly
 
 _SAFE = "%/:=&?~#+!$,;'@()*[]"
 _RANGE = re.compile(r"bytes (?:\d+-\d+|\*)/(\d+)")
 
 
+@final
 class WebFiles(ReadOnly):
     """The folder that `uri` names; `query` goes with every request and into no message."""
 
@@ -42,8 +44,7 @@ class WebFiles(ReadOnly):
             return data[start:end]
         return data
 
-    def info(self, key: str) -> tuple[int, str | None] | None:
-        """(bytes, ETag), or None where there is no such file."""
+    def info(self, key: str) -> ObjectInfo | None:
         if not key.strip("/"):
             return None
         try:
@@ -52,12 +53,12 @@ class WebFiles(ReadOnly):
             return None
         if headers is None:
             self._whole = (key, data)
-            return len(data), None
+            return ObjectInfo(key, len(data), None)
         told = _RANGE.fullmatch(headers.get("Content-Range", ""))
         if told is None:
             raise ConnectionError("a part of a file, without a word on its size")
         etag = headers.get("ETag")
-        return int(told[1]), etag.removeprefix("W/").strip('"') if etag else None
+        return ObjectInfo(key, int(told[1]), etag.removeprefix("W/").strip('"') if etag else None)
 
     def list(self, _prefix: str) -> NoReturn:
         raise StorageError(

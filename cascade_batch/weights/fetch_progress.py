@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from cascade_batch.storage.urls import names_of
+
 Advance = Callable[[int], object]
 """Called with the number of bytes whenever some have come; from any thread."""
 
@@ -25,7 +27,7 @@ def _bar(url: str, size: int) -> Iterator[Advance]:
     name = TextColumn("{task.description}", markup=False)
     columns = (name, BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("/".join(url.split("/")[-2:]), total=size)
+        task = bar.add_task("/".join(names_of(url)[-2:]), total=size)
         yield lambda count: bar.advance(task, count)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cascade_batch.errors import StorageError, WeightsError
 from cascade_batch.storage import Storage
-from cascade_batch.storage.hub import is_model_url
+from cascade_batch.storage.urls import is_model_url
 from cascade_batch.weights.single_files import SUFFIX
 
 HUB_ID = re.compile(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cascade_batch.errors import WeightsError
 from cascade_batch.model.layouts import Entry, merge, recognise, scales, strangers
 from cascade_batch.storage import Storage
+from cascade_batch.storage.urls import split_name
 from cascade_batch.weights.folders import shard_files
 from cascade_batch.weights.part import file_header
 from cascade_batch.weights.single_files import SUFFIX
@@ -74,14 +75,15 @@ def _check_indexes(storage: Storage) -> None:
     """Raise WeightsError for an index that names a shard which is not beside it."""
     keys = {info.key for info in storage.list()}
     for key in sorted(key for key in keys if ".safetensors.index" in key and key.endswith(".json")):
-        folder = Storage(storage.url(key).rpartition("/")[0])
-        shard_files(folder, {info.key for info in folder.list()}, key.rpartition("/")[2])
+        uri, index = split_name(storage.url(key))
+        folder = Storage(uri)
+        shard_files(folder, {info.key for info in folder.list()}, index)
 
 
 def _files(uri: str) -> tuple[Storage, list[str]]:
     if uri.endswith(SUFFIX):
-        folder, _, file = uri.rpartition("/")
-        return Storage(folder or "."), [file]
+        folder, file = split_name(uri)
+        return Storage(folder), [file]
     storage = Storage(uri)
     return storage, sorted(info.key for info in storage.list() if info.key.endswith(SUFFIX))
 

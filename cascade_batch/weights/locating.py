@@ -8,6 +8,7 @@ from cascade_batch.errors import WeightsError
 from cascade_batch.model.parts import OPTIONAL, PARTS
 from cascade_batch.settings import ModelSpec
 from cascade_batch.storage import Storage
+from cascade_batch.storage.urls import is_url
 from cascade_batch.weights.folders import COMBINED, SUBFOLDERS, folder_part, is_part
 from cascade_batch.weights.hub_ids import hub_url
 from cascade_batch.weights.part import EMBEDDED, Part
@@ -96,7 +97,7 @@ def model_root(name: str) -> str:
         return str(EMBEDDED / name)
     name = hub_url(name)
     path = Path(name).expanduser()
-    if "://" in name or path.is_dir() or (name.endswith(SUFFIX) and path.is_file()):
+    if is_url(name) or path.is_dir() or (name.endswith(SUFFIX) and path.is_file()):
         return name
     embedded = sorted(path.name for path in EMBEDDED.glob("*/")) if EMBEDDED.is_dir() else []
     raise WeightsError(

@@ -13,6 +13,7 @@ from cascade_batch.model.layouts.lora_layouts import TARGETS, Change, changes_of
 from cascade_batch.model.layouts.lora_strength import strengths
 from cascade_batch.settings import LoraSpec, ModelSpec
 from cascade_batch.storage import Storage
+from cascade_batch.storage.urls import split_name
 from cascade_batch.weights.fetching import digest, fetch
 from cascade_batch.weights.hub_ids import hub_url
 from cascade_batch.weights.part import Part, file_header, header_of, read_json
@@ -66,8 +67,8 @@ def _lacks_alpha(change: Change) -> bool:
 def _file_of(uri: str) -> tuple[Storage, str]:
     """Where a LoRA's file is: the one that is named, or the only one of a folder."""
     if uri.endswith(SUFFIX):
-        folder, _, file = uri.rpartition("/")
-        return Storage(folder or "."), file
+        folder, file = split_name(uri)
+        return Storage(folder), file
     storage = Storage(uri)
     if found := next((name for name in USUAL if storage.exists(name)), None):
         return storage, found

@@ -14,7 +14,7 @@ from typing import Any
 from cascade_batch.errors import WeightsError
 from cascade_batch.model.geometry import STAGE_C_COMPRESSION
 from cascade_batch.storage import Storage
-from cascade_batch.storage.hub import is_model_url
+from cascade_batch.storage.urls import is_model_url, split_name, split_url
 from cascade_batch.weights.folders import COMBINED, SUBFOLDERS
 from cascade_batch.weights.part import Part, picture_side, read_json
 
@@ -81,9 +81,9 @@ def _check_processor(encoder: Part) -> None:
 
 def repository_of(part: Part) -> tuple[str, str]:
     """The folder that a part's repository begins at, and the part's own folder below it, "" for none."""
-    root, _, folder = part.uri.rpartition("/")
+    root, folder = split_name(part.uri)
     names = (SUBFOLDERS[part.name], COMBINED.get(part.name, SUBFOLDERS[part.name]))
-    is_repository = is_model_url(part.uri) and root.count("/") < 3  # hf://owner is none
+    is_repository = is_model_url(part.uri) and not split_url(root).path  # hf://owner is none
     if is_repository or not folder.startswith(names):  # such as prior_lite
         return part.uri, ""
     return root, folder

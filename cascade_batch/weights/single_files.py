@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from cascade_batch.errors import WeightsError
 from cascade_batch.model.layouts import Header, check_unscaled, recognise
 from cascade_batch.storage import Storage
+from cascade_batch.storage.urls import split_name
 from cascade_batch.weights.part import CONFIG, SUMS, Part, file_header
 from cascade_batch.weights.variants import LOW_PRECISION, has_variant, note_fallback
 
@@ -17,8 +18,8 @@ def part_in_file(name: str, uri: str, is_asked_for: bool) -> Part | None:
 
     Raises WeightsError for a file that cannot be read, and, if it was asked for by name, for one without the part.
     """
-    folder, _, file = uri.rpartition("/")
-    storage = Storage(folder or ".")
+    folder, file = split_name(uri)
+    storage = Storage(folder)
     if name == "tokenizer" or not storage.exists(file):
         return None
     header = file_header(storage, file)

@@ -7,7 +7,7 @@ from PIL import Image
 from cascade_batch.engine import pictures
 from cascade_batch.errors import PictureError, SpecError, StorageError
 from cascade_batch.storage import Storage
-from cascade_batch.storage.urls import split_key, split_query
+from cascade_batch.storage.urls import is_absolute, split_key, split_query
 
 Sources = dict[str, list[str]]
 """Column -> the paths and URLs of its pictures, without their queries."""
@@ -40,7 +40,7 @@ class PictureOpener:
 
     def _fetched(self, uri: str, name: str) -> bytes:
         """A picture's bytes. A store that fails for now leaves the shard undone; one that says no fails the row."""
-        full = uri if "://" in uri or uri.startswith("/") else f"{self._root}/{uri}"
+        full = uri if is_absolute(uri) else f"{self._root}/{uri}"
         plain, query = split_query(full)
         folder, key = split_key(plain)
         most = self._most_pixels * MOST_BYTES + 2**20

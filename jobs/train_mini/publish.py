@@ -1,6 +1,6 @@
 """Write the trained stages as a model folder in the published layout, half precision.
 
-`python -m jobs.train_mini.publish --out build/mini --model cascade_batch/weights/embedded/mini` takes the averaged
+`python -m jobs.train_mini.publish --out build/mini --model cascade_batch/embedded/mini` takes the averaged
 weights of each stage, finished or not.
 """
 
@@ -40,6 +40,6 @@ def world() -> dict:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/mini"))
-    parser.add_argument("--model", type=Path, default=Path("cascade_batch/weights/embedded/mini"))
+    parser.add_argument("--model", type=Path, default=Path("cascade_batch/embedded/mini"))
     arguments = parser.parse_args()
     publish(arguments.out, arguments.model)

@@ -252,7 +252,7 @@ def test_a_log_gets_two_lines_a_file(server: Hub, caplog: pytest.LogCaptureFixtu
 def test_a_terminal_shows_name_bytes_and_rate(server: Hub) -> None:
     code = (
         f"import faulthandler; faulthandler.dump_traceback_later({PATIENCE_S}, exit=True)\n"
-        "from cascade_batch import storage\n"
+        "from cascade_batch.storage import storage\n"
         "from cascade_batch.settings import ModelSpec\n"
         "storage.DOWNLOAD_RANGE = 100_000\n"  # a rate needs two points in time
         "from cascade_batch.weights import fetch, locate\n"

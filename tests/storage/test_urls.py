@@ -7,7 +7,15 @@ import pytest
 
 from cascade_batch.errors import SpecError, StorageError
 from cascade_batch.storage import Storage
-from cascade_batch.storage.urls import key_below, split_key
+from cascade_batch.storage.urls import (
+    is_absolute,
+    is_model_url,
+    key_below,
+    names_of,
+    split_key,
+    split_name,
+    split_url,
+)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +132,30 @@ def test_which_place_lies_in_which(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("https://host/x", "https://host", "x"),
         ("/x", "/", "x"),
         ("/a//x", "/a", "x"),
+        ("a/x", "a", "x"),
+        ("x", ".", "x"),
+        ("/a://b/x", "/a://b", "x"),
+        ("file:///a/x", "file:///a", "x"),
+        ("file:///x", "file:///", "x"),
     ],
 )
 def test_a_file_and_its_folder(uri: str, folder: str, key: str) -> None:
     assert split_key(uri) == (folder, key)
+
+
+def test_a_folder_and_a_last_name_without_empty_ones_between() -> None:
+    assert split_name("s3://b/a//x") == ("s3://b/a", "x")
+    assert split_name("hf://owner/name") == ("hf://owner", "name")
+    assert split_name("s3://b") == ("s3://b", "")
+    assert split_name("x") == (".", "x")
+
+
+def test_what_a_place_consists_of() -> None:
+    assert split_url("s3://b/a//x") == ("s3", "b", "a//x")
+    assert split_url("s3://b") == ("s3", "b", "")
+    assert split_url("file:///a/x") == ("file", "", "/a/x")
+    assert split_url("/a://b") == ("", "", "/a://b")
+    assert names_of("https://host/a//x") == ["host", "a", "x"]
+    assert [is_absolute(uri) for uri in ("s3://b", "/x", "x", "a/b://c")] == [True, True, False, False]
+    models = ("hf://owner/name", "hf://datasets/a/b", "s3://owner/name", "owner/name")
+    assert [is_model_url(uri) for uri in models] == [True, False, False, False]

@@ -13,6 +13,7 @@ from cascade_batch.run.verify.differences import Difference
 from cascade_batch.run.verify.manifests import is_elsewhere
 from cascade_batch.run.verify.tables import Fault, read_table, schema_fault
 from cascade_batch.storage import Storage
+from cascade_batch.storage.urls import split_key
 
 _CLAIMED = ["image_id", "status", "embedding_uri", "embedding_row", "embedding_sha256", "prompts_sha256"]
 
@@ -21,7 +22,7 @@ def locate(storage: Storage, uri: str) -> tuple[Storage, str]:
     """Where a manifest's URI lies: in this run, or in the other run that an absolute one names."""
     if not is_elsewhere(uri):
         return storage, uri
-    root, _, key = uri.rpartition("/")
+    root, key = split_key(uri)
     return Storage(root), key
 
 

@@ -12,6 +12,7 @@ from cascade_batch.run.schemas import ERROR_CODES, STATUSES
 from cascade_batch.run.shards import Shard
 from cascade_batch.run.verify.differences import Difference
 from cascade_batch.run.verify.tables import Fault, read_table, schema_fault
+from cascade_batch.storage.urls import is_absolute
 
 _OF_PICTURES = ["image_uri", "image_bytes", "image_sha256", "pixel_sha256"]
 _OF_EMBEDDINGS = ["embedding_uri", "embedding_row", "embedding_sha256"]
@@ -32,7 +33,7 @@ def check_manifest(run: Run, planned: Shard) -> tuple[pa.Table | None, Differenc
 
 def is_elsewhere(uri: str) -> bool:
     """Whether a manifest's URI points into another run; those within the run are relative."""
-    return "://" in uri or uri.startswith("/")
+    return is_absolute(uri)
 
 
 def _faults(manifest: pa.Table, schema: pa.Schema, planned: Shard) -> Iterator[Fault]:

@@ -10,7 +10,7 @@ from cascade_batch.errors import WeightsError
 from cascade_batch.model.layouts import Header, PartHeader, modern, part_header, read_header
 from cascade_batch.storage import ObjectMissing, Storage
 
-EMBEDDED = Path(__file__).parent / "embedded"
+EMBEDDED = Path(__file__).parent.parent / "embedded"
 CONFIG = "config.json"
 SUMS = "SHA256SUMS"
 """What a part's files should hash to, as `sha256sum` writes it; a folder may go without."""

@@ -27,7 +27,7 @@ from tests.whole_model import write_model
 
 PARTS = ("prior", "decoder", "vqgan", "text_encoder", "tokenizer")
 MOST = 24
-"""Requests of a sitting for a model's files: 15 find its parts, settings and world; checks and pools read configs."""
+"""Requests of a sitting for a model's files: 15 find five parts, settings and world; others read configs."""
 
 
 @pytest.fixture

@@ -4,10 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test lint parity soak bench clean
+# Words for pytest: make test ARGS="tests/prompts -k ids"
+ARGS ?=
+
+.PHONY: help demo check format test lint coverage golden parity soak bench clean
+
+##@ To begin
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^([a-z]+:.*##|##@)' $(MAKEFILE_LIST) | sed -E 's/^##@ /\n/; s/^([a-z]+):.*## /  \1\t/' | expand -t 12
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -30,14 +35,36 @@ demo: $(VENV)/demo  ## 24 shipped prompts through two local pools into demo/, an
 	@$(BIN)/python jobs/demo/contact_sheet.py demo >/dev/null
 	@$(BIN)/python jobs/demo/show.py demo
 
-test: $(VENV)/dev  ## every test
-	$(BIN)/python -m pytest
+##@ While you work
+
+check: $(VENV)/dev  ## style, import contracts, and the tests that need neither torch nor Ray: half a minute
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest --quick $(ARGS)
+
+format: $(VENV)/dev  ## put the code into its form, and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+##@ Before a change lands
+
+test: $(VENV)/dev  ## every test, or those of ARGS="tests/prompts -k ids"
+	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/dev  ## style, types and import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+
+coverage: $(VENV)/dev  ## every test, or those of ARGS, and which lines and branches they reach; red below the gate
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+
+golden: $(VENV)/dev  ## remember the bits that this kind of CPU renders, after NUMERICS_VERSION was raised
+	$(BIN)/python -m tests.golden.make
+
+##@ Now and then
 
 parity: $(VENV)/dev  ## how far our numbers are from diffusers'
 	$(BIN)/python -m tests.engine.parity_table

@@ -15,7 +15,7 @@ from hypothesis import settings
 from cascade_batch.storage import failures
 from tests.servers import S3Server, start_moto, start_seaweed
 
-pytest_plugins = ["tests.watchdog"]
+pytest_plugins = ["tests.quick", "tests.watchdog"]
 
 settings.register_profile("shared machine", deadline=None)  # a slow neighbour is no failure
 settings.load_profile("shared machine")

@@ -71,6 +71,10 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "settings", help="every key of the spec with its default and meaning, as YAML to edit"
     )
+    demo = commands.add_parser("demo", help="write a prompt table to try the program with")
+    demo.add_argument(
+        "file", nargs="?", default="prompts.parquet", metavar="FILE", help="default: %(default)s"
+    )
     return parser
 
 

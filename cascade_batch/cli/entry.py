@@ -63,6 +63,7 @@ def main(argv: Sequence[str]) -> int:
         "verify": _verify,
         "model": _model,
         "settings": _settings,
+        "demo": _demo,
     }
     try:
         return commands[arguments.command](arguments, argv)
@@ -173,6 +174,12 @@ def _verify(arguments: Namespace, _argv: Sequence[str]) -> int:
 def _settings(_arguments: Namespace, _argv: Sequence[str]) -> int:
     print(explained_yaml(), end="")
     return FINISHED
+
+
+def _demo(arguments: Namespace, _argv: Sequence[str]) -> int:
+    from cascade_batch.cli.demo import demo_command
+
+    return demo_command(Path(arguments.file))
 
 
 def _model(arguments: Namespace, _argv: Sequence[str]) -> int:

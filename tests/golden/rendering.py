@@ -2,8 +2,8 @@
 
     python -m tests.golden.rendering FOLDER
 
-writes the middle of each picture to FOLDER/MODEL-N.png, and prints the kind and the digests as JSON. A process of its own: one thread, one batch, and
-nothing that another test has switched.
+writes the middle of each picture to FOLDER/MODEL-N.png, and prints the kind and the digests as JSON. A process of its
+own: one thread, one batch, and nothing that another test has switched.
 """
 
 import hashlib

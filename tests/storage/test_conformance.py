@@ -279,6 +279,21 @@ def test_an_object_is_whole_whenever_it_is_seen(storage: Storage) -> None:
     assert [storage.read(f"shard-{number}") for number in range(8)] == contents
 
 
+def test_the_store_itself_judges_conditions(storage: Storage) -> None:
+    store = storage._store()
+    storage.put("record", b"old")
+    old = storage.info("record")
+    assert old is not None
+    storage.put("record", b"other")
+    if store.create_only:
+        with pytest.raises(FileExistsError):
+            store.create("record", b"new")
+    if store.replaces_by_condition:
+        with pytest.raises(FileExistsError):
+            store.replace("record", b"new", b"old", old.etag)
+    assert storage.read("record") == b"other"
+
+
 def test_of_32_creators_one_wins(storage: Storage) -> None:
     if not storage._store().create_only:
         pytest.skip("this store does not promise it")

@@ -50,7 +50,7 @@ def entry() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command line; returns the exit code of DESIGN section 8."""
+    """Run one command line; returns one of `exit_codes`."""
     arguments = build_parser().parse_args(argv)
     ending.clear()
     signal.signal(signal.SIGTERM, _interrupt)

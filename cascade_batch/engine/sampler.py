@@ -85,6 +85,7 @@ def denoise(
     predict: Predict,
     schedule: Schedule,
     noise: ImageNoise,
+    *,
     guidance: Sequence[float],
     prediction_type: str = "epsilon",
     sampling: StageSampling = DIFFUSERS,

@@ -65,7 +65,14 @@ def open_table(prompts: PromptsSpec, reserved: Collection[str] = (), out: str = 
     conditions = tuple(name for name in CONDITIONS if name in named)
     nulls, examples = _null_prompts(summaries), _examples(summaries)
     return PromptTable(
-        storage.uri, dict(prompts.columns), files, carried, nulls, conditions, examples, where.query
+        storage.uri,
+        dict(prompts.columns),
+        files=files,
+        carried=carried,
+        null_prompts=nulls,
+        conditions=conditions,
+        layouts=examples,
+        query=where.query,
     )
 
 

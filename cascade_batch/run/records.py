@@ -86,14 +86,14 @@ class RunRecord:
             )
         size = tree["embedding_size"]
         return cls(
-            tree["format"],
-            spec_from_dict(tree["spec"]),
-            PromptTable.from_json(tree["table"]),
-            PlanRecord.from_json(tree["plan"]),
-            (size[0], size[1]) if size else None,
-            tree["schemas"],
-            tree["versions"],
-            tree["created"],
+            format=tree["format"],
+            spec=spec_from_dict(tree["spec"]),
+            table=PromptTable.from_json(tree["table"]),
+            plan=PlanRecord.from_json(tree["plan"]),
+            embedding_size=(size[0], size[1]) if size else None,
+            schemas=tree["schemas"],
+            versions=tree["versions"],
+            created=tree["created"],
         )
 
 

@@ -21,7 +21,7 @@ FREE_ON_RESUME = (
 )
 """What a resume may change: nothing here decides a picture."""
 NUMERICS = ("pools.c.batch", "pools.c.threads", "pools.ba.batch", "pools.ba.threads")
-"""What `numerics/` holds a run to (see `stores.run_record`), not `run.json`."""
+"""What `numerics/` holds a run to (see `run.records.Numerics`), not `run.json`."""
 
 
 def differing_fields(stored: Spec, wanted: Spec) -> dict[str, tuple[Any, Any]]:

@@ -35,7 +35,7 @@ def prior_run(peers: Peers, batch: int) -> Station:
             lambda x, step, guided: ours.step(x, prepared if guided else alone, step),
             schedule,
             noise,
-            [GUIDANCE] * batch,
+            guidance=[GUIDANCE] * batch,
         )
 
     runs: dict[str, Callable[[], Any]] = {"ours": our_run}
@@ -71,7 +71,9 @@ def decoder_run(peers: Peers, batch: int) -> Station:
     def our_run() -> list[Tensor]:
         prepared = ours_b.prepare(pooled, embeddings, schedule.ratios.to(peers.device), (side, side))
         noise = ImageNoise(generators_of(range(batch)), (4, side, side), peers.device)
-        latents = denoise(lambda x, step, _: ours_b.step(x, prepared, step), schedule, noise, [0.0] * batch)
+        latents = denoise(
+            lambda x, step, _: ours_b.step(x, prepared, step), schedule, noise, guidance=[0.0] * batch
+        )
         return [ours_a.decode(latent) for latent in latents.split(1)]
 
     def their_run() -> Tensor:

@@ -114,8 +114,8 @@ class StageBTraining:
             lambda seen, step, _guided: self.predict(seen, embeddings, schedule.ratios[step].expand(BATCH)),
             schedule,
             ImageNoise(generators_of(range(BATCH)), (4, latents.shape[2], latents.shape[3]), self.device),
-            [0.0] * BATCH,
-            self.net.config.prediction_type,
+            guidance=[0.0] * BATCH,
+            prediction_type=self.net.config.prediction_type,
         )
         return {"psnr": decibels(self.stage_a.decode(rendered) - self.stage_a.decode(latents))}
 

@@ -89,7 +89,11 @@ def test_a_run_follows_the_definition(method: str, changes: dict) -> None:
     sampling = replace(StageSampling(method=method), **changes)
     schedule = make_schedule(time_ratios(8), sampling)
     got = denoise(
-        predict, schedule, ImageNoise(generators_of(SEEDS), SHAPE, "cpu"), GUIDANCE, sampling=sampling
+        predict,
+        schedule,
+        ImageNoise(generators_of(SEEDS), SHAPE, "cpu"),
+        guidance=GUIDANCE,
+        sampling=sampling,
     ).numpy()
     for image, (seed, guidance) in enumerate(zip(SEEDS, GUIDANCE, strict=True)):
         expected = by_definition(seed, guidance, 8, sampling)

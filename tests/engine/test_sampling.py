@@ -149,7 +149,11 @@ def test_a_velocity_prediction_gives_the_same_latents() -> None:
 
     def run(predict, prediction_type: str) -> torch.Tensor:
         return denoise(
-            predict, schedule, ImageNoise(generators_of([1]), (4, 8, 8), "cpu"), [0.0], prediction_type
+            predict,
+            schedule,
+            ImageNoise(generators_of([1]), (4, 8, 8), "cpu"),
+            guidance=[0.0],
+            prediction_type=prediction_type,
         )
 
     by_noise, by_velocity = run(noise_in, "epsilon"), run(velocity, "v_prediction")

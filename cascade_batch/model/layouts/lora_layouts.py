@@ -166,14 +166,24 @@ def _changes(
         tensors = {role: key for role, key in keys.items() if role not in ("up_bias", "bias")}
         axis = _magnitude_axis(tensors, lora, network, weights)
         is_official = OFFICIAL.fullmatch(base) is not None
-        yield Change(target, weights, kind, tensors, module, rank, axis, is_official, is_from_peft)
+        yield Change(
+            target,
+            weights,
+            kind,
+            tensors,
+            module,
+            rank=rank,
+            magnitude_axis=axis,
+            is_official=is_official,
+            is_from_peft=is_from_peft,
+        )
     biases = tuple(f"{weight.removesuffix('weight')}bias" for weight in weights)
     if not all(bias in network for bias in biases):
         return
     if "up_bias" in keys:  # of the same scale as the change beside it
         alpha = {"alpha": keys["alpha"]} if "alpha" in keys else {}
         bias = {"diff": keys["up_bias"], **alpha}
-        yield Change(target, biases, "diff", bias, module, rank, is_from_peft=is_from_peft)
+        yield Change(target, biases, "diff", bias, module, rank=rank, is_from_peft=is_from_peft)
     if "bias" in keys:
         yield Change(target, biases, "diff", {"diff": keys["bias"]}, module)
 

@@ -211,12 +211,14 @@ def _told(
     yield _Told(
         where,
         target,
-        _number("lora_alpha", alpha, where),
-        None if rank is None else _rank("r", rank, where),
-        [(key, _number(key.pattern, n, where)) for key, n in _pattern(settings, "alpha_pattern", where)],
-        [(key, _rank(key.pattern, n, where)) for key, n in _pattern(settings, "rank_pattern", where)],
-        bool(settings.get("use_rslora")),
-        gives_way,
+        alpha=_number("lora_alpha", alpha, where),
+        rank=None if rank is None else _rank("r", rank, where),
+        alphas=[
+            (key, _number(key.pattern, n, where)) for key, n in _pattern(settings, "alpha_pattern", where)
+        ],
+        ranks=[(key, _rank(key.pattern, n, where)) for key, n in _pattern(settings, "rank_pattern", where)],
+        is_rank_stabilised=bool(settings.get("use_rslora")),
+        gives_way=gives_way,
     )
 
 

@@ -40,9 +40,7 @@ def _print_result(result: Verification) -> None:
     total = result.counts.total()
     if total > SHOWN:
         print(f"... and {total - SHOWN:,} more")
-    print(
-        f"checked {result.pictures_checked:,} pictures in {result.shards_done:,} of {result.shards:,} shards"
-    )
+    print(f"checked {result.images_checked:,} pictures in {result.shards_done:,} of {result.shards:,} shards")
     if result.shards_done < result.shards:
         left = result.shards - result.shards_done
         print(f"unfinished: {left:,} of {result.shards:,} shards not done")

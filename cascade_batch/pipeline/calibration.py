@@ -33,8 +33,8 @@ def calibrate(spec: Spec, plan: Plan, model: Model) -> Measured:
     group = max(plan.groups, key=lambda kind: plan.groups[kind])
     setup, ledger = _setup(spec, plan, group, model), AttemptLedger(spec.limits.attempts)
     embeddings = _embeddings(make_worker(C, setup, ledger), group)
-    pictures = _pictures(make_worker(BA, setup, ledger), group, embeddings)
-    last = PerPool(_last(embeddings), _last(pictures))
+    pixels = _pixels(make_worker(BA, setup, ledger), group, embeddings)
+    last = PerPool(_last(embeddings), _last(pixels))
     return Measured(
         {group: 1}, last.map(lambda told: told["seconds"]), last.map(lambda told: (told["device"],))
     )
@@ -63,12 +63,12 @@ def _embeddings(worker: DeviceWorker, group: ImageGroup) -> pa.Table:
     return data.embeddings
 
 
-def _pictures(worker: DeviceWorker, group: ImageGroup, embeddings: pa.Table) -> pa.Table:
+def _pixels(worker: DeviceWorker, group: ImageGroup, embeddings: pa.Table) -> pa.Table:
     shard = _shard(worker, group)
     repeated = embeddings.take(pa.array([row % embeddings.num_rows for row in range(shard.ticket.images)]))
     data = worker.render(replace(shard, embeddings=repeated))
-    assert data.pictures is not None
-    return data.pictures
+    assert data.pixels is not None
+    return data.pixels
 
 
 def _last(results: pa.Table) -> dict:

@@ -63,11 +63,11 @@ def commit_embeddings(data: ShardData, ref: RunRef) -> ShardData:
 def commit_images(data: ShardData, ref: RunRef) -> ShardData:
     """Commit 2: every picture, then the manifest that makes the shard done."""
     assert data.embeddings is not None
-    assert data.pictures is not None
-    check_error_codes(data.pictures["error_code"].to_pylist())
+    assert data.pixels is not None
+    check_error_codes(data.pixels["error_code"].to_pylist())
     run, ticket = open_run(ref), data.ticket
-    _check_device_kinds(ref, data.pictures)
-    files = _commit_pictures(data, run)
+    _check_device_kinds(ref, data.pixels)
+    files = _commit_pngs(data, run)
     manifest = _manifest(data, files, run, ref)
     key = paths.manifest_key(ticket.shard)
     if ticket.retry:
@@ -80,7 +80,7 @@ def commit_images(data: ShardData, ref: RunRef) -> ShardData:
         except ObjectExists:
             manifest = parquet.from_bytes(run.storage.read(key), key)
     failed = manifest["status"].to_pylist().count("failed")
-    return replace(data, requests=None, embeddings=None, pictures=None, failed_rows=failed)
+    return replace(data, requests=None, embeddings=None, pixels=None, failed_rows=failed)
 
 
 def _check_device_kinds(ref: RunRef, table: pa.Table) -> None:
@@ -112,10 +112,10 @@ def _with_keys(table: pa.Table, requests: pa.Table, prompts_sha256: str, run: Ru
     return table
 
 
-def _commit_pictures(data: ShardData, run: Run) -> list[ImageFile | None]:
-    assert data.pictures is not None
+def _commit_pngs(data: ShardData, run: Run) -> list[ImageFile | None]:
+    assert data.pixels is not None
     assert data.requests is not None
-    pixels, level = data.pictures["pixels"].combine_chunks(), run.spec.output.png_level
+    pixels, level = data.pixels["pixels"].combine_chunks(), run.spec.output.png_level
     requests = data.requests.select(["image_id", "height", "width"]).to_pylist()
 
     def commit(row: int) -> ImageFile | None:
@@ -132,12 +132,12 @@ def _commit_pictures(data: ShardData, run: Run) -> list[ImageFile | None]:
 def _manifest(data: ShardData, files: list[ImageFile | None], run: Run, ref: RunRef) -> pa.Table:
     assert data.requests is not None
     assert data.embeddings is not None
-    assert data.pictures is not None
+    assert data.pixels is not None
     ticket = data.ticket
     rows = zip(
         data.requests.drop(["row"]).to_pylist(),
         data.embeddings.to_pylist(),
-        data.pictures.drop(["pixels"]).to_pylist(),
+        data.pixels.drop(["pixels"]).to_pylist(),
         files,
         strict=True,
     )
@@ -175,7 +175,7 @@ def _embedding_rows(ticket: Ticket, run: Run, image_ids: list[str]) -> list[int]
 def _image_row(
     request: dict[str, Any],
     embedding: dict[str, Any],
-    picture: dict[str, Any],
+    rendered: dict[str, Any],
     file: ImageFile | None,
     run: Run,
     ticket: Ticket,
@@ -185,18 +185,20 @@ def _image_row(
     return {
         **request,
         "conditions": _joined(embedding["conditions"], request["conditions"]),
-        **{name: picture[name] for name in ("status", "error_code", "error_message")},
+        **{name: rendered[name] for name in ("status", "error_code", "error_message")},
         **{name: embedding[name] for name in ("prompt_tokens", "prompt_truncated", "embedding_sha256")},
         # In a retry the embedding's count is of all sittings already, and `_replace_rows` adds to this one.
-        "attempts": picture["attempts"] if ticket.retry else max(embedding["attempts"], picture["attempts"]),
+        "attempts": rendered["attempts"]
+        if ticket.retry
+        else max(embedding["attempts"], rendered["attempts"]),
         "image_uri": file.uri if file else None,
         "image_bytes": file.bytes if file else None,
         "image_sha256": file.sha256 if file else None,
         "pixel_sha256": file.pixel_sha256 if file else None,
         "stage_c_key": c_key,
-        "stage_ba_key": c_key and stage_ba_key(request, c_key, run.weights, picture["dtype"], run.sampling),
+        "stage_ba_key": c_key and stage_ba_key(request, c_key, run.weights, rendered["dtype"], run.sampling),
         **{stages.C.cost(name): embedding[name] for name, _ in COST},
-        **{stages.BA.cost(name): picture[name] for name, _ in COST},
+        **{stages.BA.cost(name): rendered[name] for name, _ in COST},
     }
 
 

@@ -50,8 +50,8 @@ class ShardData:
     """Hash of the prompt rows as read from the table."""
     embeddings: pa.Table | None = None
     """The embedding shard's schema; after Stage B without its arrays."""
-    pictures: pa.Table | None = None
-    """`stage_ba.PICTURES`: raw pixels and what happened."""
+    pixels: pa.Table | None = None
+    """`stage_ba.PIXELS`: raw pixels and what happened."""
     seconds: PerPool[float] = field(default_factory=lambda: PerPool(0.0, 0.0))
     """Busy seconds of the pools in this sitting."""
     failed_rows: int = 0
@@ -116,7 +116,7 @@ def without_tables(data: ShardData, error: str = "", is_permanent: bool = False)
         requests=None,
         conditioned=None,
         embeddings=None,
-        pictures=None,
+        pixels=None,
         error=error,
         error_is_permanent=is_permanent,
     )

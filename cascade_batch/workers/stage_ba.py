@@ -27,7 +27,7 @@ from cascade_batch.workers.row_conditions import NO_CONDITIONS, RowConditions
 from cascade_batch.workers.shards import ShardData
 from cascade_batch.workers.trials import trial_request
 
-PICTURES = pa.schema(
+PIXELS = pa.schema(
     [
         ("image_id", pa.string()),
         ("pixels", pa.large_binary()),
@@ -63,7 +63,7 @@ class StageBAWorker(DeviceWorker):
         self._decoder = Decoder.load(parts, settings.dtype, self._device)
 
     def render(self, data: ShardData) -> ShardData:
-        """The shard with its `pictures`, and its embeddings' arrays dropped."""
+        """The shard with its `pixels`, and its embeddings' arrays dropped."""
         if data.error:
             return data
         assert data.embeddings is not None
@@ -82,7 +82,7 @@ class StageBAWorker(DeviceWorker):
             data,
             conditioned=None,
             embeddings=data.embeddings.drop(_ARRAYS),
-            pictures=self._table(rendered),
+            pixels=self._table(rendered),
             seconds=replace(data.seconds, ba=rendered.seconds),
         )
 
@@ -128,7 +128,7 @@ class StageBAWorker(DeviceWorker):
     def _table(self, rendered: Rendered) -> pa.Table:
         pixels = [None if r.value is None else r.value.tobytes() for r in rendered.results]
         columns = {**self._columns(rendered), "pixels": pixels}
-        return pa.table({name: columns[name] for name in PICTURES.names}, schema=PICTURES)
+        return pa.table({name: columns[name] for name in PIXELS.names}, schema=PIXELS)
 
 
 @dataclass(frozen=True)

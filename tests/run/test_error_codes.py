@@ -26,7 +26,7 @@ def test_every_code_of_the_set_and_none_at_all_pass() -> None:
     ("step", "table", "unwritten"),
     [
         ("commit_embeddings", "embeddings", (paths.EMBEDDINGS, paths.IMAGES, paths.MANIFEST)),
-        ("commit_images", "pictures", (paths.IMAGES, paths.MANIFEST)),
+        ("commit_images", "pixels", (paths.IMAGES, paths.MANIFEST)),
     ],
 )
 def test_an_unknown_code_leaves_its_shard_undone(

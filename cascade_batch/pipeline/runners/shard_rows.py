@@ -13,7 +13,7 @@ import pyarrow as pa
 from cascade_batch.model.stages import PerPool
 from cascade_batch.workers.shards import ShardData, Ticket
 
-_TABLES = ("requests", "conditioned", "embeddings", "pictures")
+_TABLES = ("requests", "conditioned", "embeddings", "pixels")
 _PLAIN = tuple(f.name for f in fields(ShardData) if f.name not in (*_TABLES, "ticket", "seconds"))
 
 SCHEMA = pa.schema([("shard", pa.string()), *((name, pa.large_binary()) for name in _TABLES)])

@@ -41,7 +41,7 @@ class Verification:
     images: int
     """Planned."""
     shards_done: int = 0
-    pictures_checked: int = 0
+    images_checked: int = 0
     """Pictures that were read back and compared, matching or not."""
     counts: Counter[str] = field(default_factory=Counter)
     """Differences by kind, all of them."""

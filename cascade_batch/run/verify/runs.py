@@ -16,7 +16,7 @@ from cascade_batch.run.manifest import read_manifest
 from cascade_batch.run.run import Run
 from cascade_batch.run.shards import Shard
 from cascade_batch.run.verify.differences import Difference, Verification
-from cascade_batch.run.verify.shards import check_shard, pictures_folder
+from cascade_batch.run.verify.shards import check_shard, images_folder
 
 READERS = 16
 """Pictures read at once; they are small, so latency decides."""
@@ -46,7 +46,7 @@ def verify(run: Run, progress: Callable[[int, int], None] | None = None) -> Veri
             found = check_shard(run, planned, done, embedded, readers)
             result.add(found.differences)
             result.shards_done += done
-            result.pictures_checked += found.pictures_checked
+            result.images_checked += found.images_checked
             if found.is_damaged:
                 result.damaged_shards.append(planned.shard)
             if found.image_ids is not None:
@@ -81,7 +81,7 @@ def _strays(run: Run, plan: list[Shard], manifests: set[str], embeddings: set[st
     names = [planned.shard for planned in plan]
     strays = manifests - {paths.manifest_key(shard) for shard in names}
     strays |= embeddings - {paths.embeddings_key(shard) for shard in names}
-    folders = {pictures_folder(shard) for shard in names}
+    folders = {images_folder(shard) for shard in names}
     pictures = (info.key for info in run.storage.list(paths.IMAGES))
     strays |= {key for key in pictures if "/".join(key.split("/")[:2]) + "/" not in folders}
     return (Difference("orphan", key, "no shard of the plan has it") for key in sorted(strays))

@@ -28,7 +28,7 @@ class ShardFindings:
     """Pictures and embeddings to delete before the shard can be rendered again; all keys of this run."""
     image_ids: pa.ChunkedArray | None = None
     """Of a manifest that can be trusted."""
-    pictures_checked: int = 0
+    images_checked: int = 0
 
     @property
     def is_damaged(self) -> bool:
@@ -43,13 +43,13 @@ def check_shard(run: Run, planned: Shard, done: bool, embedded: bool, readers: E
         embedded: its embedding shard stands.
     """
     # Listed before the manifest is read, so that a picture which a retry writes meanwhile is no orphan.
-    listed = [info.key for info in run.storage.list(pictures_folder(planned.shard))]
+    listed = [info.key for info in run.storage.list(images_folder(planned.shard))]
     manifest, fault = check_manifest(run, planned) if done else (None, None)
     found = ShardFindings([fault] if fault else [])
     if manifest is not None or embedded:
         _add_damage(found, check_embeddings(run, planned, manifest))
     if manifest is not None:
-        _check_pictures(run, planned, manifest, listed, readers, found)
+        _check_images(run, planned, manifest, listed, readers, found)
     elif done:
         # Nothing vouches for the pictures any more. One that is damaged would make the next render write
         # its own beside it and leave an orphan; all of them are rendered again anyway.
@@ -57,11 +57,11 @@ def check_shard(run: Run, planned: Shard, done: bool, embedded: bool, readers: E
     return found
 
 
-def pictures_folder(shard: int) -> str:
+def images_folder(shard: int) -> str:
     return f"{paths.IMAGES}{paths.shard_name(shard)}/"
 
 
-def _check_pictures(
+def _check_images(
     run: Run,
     planned: Shard,
     manifest: pa.Table,
@@ -79,7 +79,7 @@ def _check_pictures(
         if key not in named
     ]
     found.image_ids = manifest["image_id"]
-    found.pictures_checked = len(good)
+    found.images_checked = len(good)
 
 
 def _add_damage(found: ShardFindings, differences: list[Difference]) -> None:

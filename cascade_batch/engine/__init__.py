@@ -1,4 +1,5 @@
-"""The networks on a device, and the only room that imports torch: batches of text in, embeddings and pixels out.
+"""The networks on a device: batches of text in, embeddings and pixels out.
 
-It knows tensors and local files, no storage, tables or runs.
+Of the rooms below the API only this one imports torch, and it knows tensors and local files alone: no storage,
+settings, tables or runs.
 """

@@ -1,1 +1,4 @@
-"""Stable Cascade in plain numbers: sizes, FLOPs, sampling, checkpoint layouts. No torch and no I/O."""
+"""Stable Cascade in plain numbers: stages, parts, sizes, FLOPs, sampling, conditions, checkpoint layouts.
+
+No torch, no Arrow and no I/O.
+"""

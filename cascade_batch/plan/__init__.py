@@ -1,1 +1,4 @@
-"""Which images make up each shard, and which workers a cluster has room for: plain arithmetic, no torch and no Ray."""
+"""Which images make up each shard, and which workers a cluster has room for.
+
+Plain arithmetic over prompt tables: it writes nothing, and starts neither torch nor Ray.
+"""

@@ -1,4 +1,7 @@
-"""The prompt table: opened and checked once, then read by row ranges. No torch, no ray."""
+"""The prompt table: found, opened and checked once, then read by row ranges.
+
+No torch, no Ray, and nothing is written.
+"""
 
 from cascade_batch.prompts.carrying import check_carried
 from cascade_batch.prompts.digest import rows_sha256

@@ -1,4 +1,4 @@
-"""What lies on storage of a run: keys, schemas, records, shards, manifests; and what is told from them alone.
+"""What lies on storage of a run, object by object, and what is told from it alone (status, verify).
 
-Nothing here renders or plans.
+Nothing here plans or renders.
 """

@@ -1,4 +1,7 @@
-"""The spec of a run: its tree, how it is read, and what a resume may change."""
+"""The spec of a run: its tree, how it is read and checked, and what a resume may change.
+
+No I/O: it is handed a file's text.
+"""
 
 from cascade_batch.settings.loading import load_spec, spec_from_dict, spec_to_dict
 from cascade_batch.settings.resume import differing_fields

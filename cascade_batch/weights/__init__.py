@@ -1,8 +1,6 @@
-"""Where a model's five parts are, and a local copy of them.
+"""Where a model's parts are, what their files say, and a local copy of them, once per node.
 
-Weights come in the diffusers layout, one folder per part with its `config.json`, or as single files of the original
-release or the community, on a local disk or any fsspec URL. Only safetensors are read. The two published repositories
-hold different parts, so each part may come from a place of its own. Remote parts are downloaded once per node.
+Only safetensors are read; tensors are the engine's.
 """
 
 from cascade_batch.model.parts import OPTIONAL, PARTS

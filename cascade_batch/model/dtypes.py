@@ -22,6 +22,6 @@ def refuse_float16(dtype: str, kind: type[CascadeError], where: str = "") -> Non
             where=where,
             got=dtype,
             expected=", ".join((AUTO, *STAGE_C)),
-            next_step="its hidden states outgrow float16 in the last block group and render black or NaN "
-            "images; use bfloat16 (Stage B and A may use float16: --set model.dtype.ba=float16)",
+            next_step="its hidden states outgrow float16: they overflow in the last block group, and images are black "
+            "or NaN; use bfloat16 (Stage B and A may use float16: --set model.dtype.ba=float16)",
         )

@@ -56,11 +56,13 @@ class DeadlyPoolC(PoolC):
 
 
 class SmallPoolC(PoolC):
-    """On a device with memory for two images."""
+    """On a device with memory for two images; renders only once the pool has two workers."""
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        limit_memory(self._worker._prior, 2)
+    def __init__(self, setup: Setup, ledger: RayLedger) -> None:
+        super().__init__(setup, ledger)
+        worker: Any = self._worker
+        limit_memory(worker._prior, 2)
+        wait_for_another(worker._prior, setup)
 
 
 class SmallPoolBA(PoolBA):
@@ -75,21 +77,26 @@ def limit_memory(networks: Any, most: int) -> None:
     networks.render = partial(rendering_at_most(type(networks).render, most), networks)
 
 
+def wait_for_another(networks: Any, setup: Setup) -> None:
+    """Have them render only once two workers of their pool have been made."""
+    workers, rendered = Path(setup.ref.uri).with_name("workers"), networks.render
+    workers.mkdir(exist_ok=True)
+    (workers / str(os.getpid())).touch()
+
+    def render_among_others(batch: Any) -> Any:
+        wait_until(lambda: len(list(workers.iterdir())) >= 2)
+        return rendered(batch)
+
+    networks.render = render_among_others
+
+
 class GrowingPoolBA(PoolBA):
     """Renders only once the pool has grown."""
 
     def __init__(self, setup: Setup, ledger: RayLedger) -> None:
         super().__init__(setup, ledger)
-        decoder, workers = self._worker._decoder, Path(setup.ref.uri).with_name("workers")
-        workers.mkdir(exist_ok=True)
-        (workers / str(os.getpid())).touch()
-        rendered = decoder.render
-
-        def render_among_others(batch: DecoderBatch) -> DecodedImages:
-            wait_until(lambda: len(list(workers.iterdir())) == 2)
-            return rendered(batch)
-
-        decoder.render = render_among_others
+        worker: Any = self._worker
+        wait_for_another(worker._decoder, setup)
 
 
 class SlowPoolBA(PoolBA):

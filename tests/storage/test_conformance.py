@@ -19,6 +19,8 @@ WRITTEN = ["folder_root", "moto_root", "seaweed_root", "memory_root"]
 """Fixtures that give a fresh, empty root."""
 READ_ONLY = ["hub_root"]
 """Fixtures that give a root which holds `CONTENT`."""
+UNGUARDED = ["memory_root"]
+"""Those of the written ones that cannot tell two writers apart."""
 UNLISTED = ["web_root"]
 """The same, of stores that cannot be listed."""
 
@@ -64,6 +66,12 @@ def hub_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.fixture(params=WRITTEN)
 def storage(request: pytest.FixtureRequest) -> Storage:
     """An empty store."""
+    return Storage(request.getfixturevalue(request.param))
+
+
+@pytest.fixture(params=[root for root in WRITTEN if root not in UNGUARDED])
+def contested(request: pytest.FixtureRequest) -> Storage:
+    """An empty store that keeps several writers apart."""
     return Storage(request.getfixturevalue(request.param))
 
 
@@ -294,21 +302,24 @@ def test_the_store_itself_judges_conditions(storage: Storage) -> None:
     assert storage.read("record") == b"other"
 
 
-def test_of_32_creators_one_wins(storage: Storage) -> None:
-    if not storage._store().create_only:
-        pytest.skip("this store does not promise it")
-    won = winners([lambda n=n: storage.create("shard", b"writer %d" % n) for n in range(32)])
-    assert len(won) == 1
-    assert storage.read("shard") == b"writer %d" % won[0]
+@pytest.mark.parametrize("root", UNGUARDED)
+def test_stores_that_cannot_keep_writers_apart_say_so(root: str, request: pytest.FixtureRequest) -> None:
+    store = Storage(request.getfixturevalue(root))._store()
+    assert not store.create_only
+    assert not store.replaces_by_condition
 
 
-def test_of_8_replacers_one_wins(storage: Storage) -> None:
-    if not storage._store().replaces_by_condition:
-        pytest.skip("this store does not promise it")
-    storage.create("shard", b"old")
-    won = winners([lambda n=n: storage.replace("shard", b"again %d" % n, b"old") for n in range(8)])
+def test_of_32_creators_one_wins(contested: Storage) -> None:
+    won = winners([lambda n=n: contested.create("shard", b"writer %d" % n) for n in range(32)])
     assert len(won) == 1
-    assert storage.read("shard") == b"again %d" % won[0]
+    assert contested.read("shard") == b"writer %d" % won[0]
+
+
+def test_of_8_replacers_one_wins(contested: Storage) -> None:
+    contested.create("shard", b"old")
+    won = winners([lambda n=n: contested.replace("shard", b"again %d" % n, b"old") for n in range(8)])
+    assert len(won) == 1
+    assert contested.read("shard") == b"again %d" % won[0]
 
 
 def winners(writes: Sequence[Callable[[], None]]) -> list[int]:

@@ -21,6 +21,22 @@ settings.register_profile("shared machine", deadline=None)  # a slow neighbour i
 settings.load_profile("shared machine")
 
 
+LONGEST = (
+    "test_killed_drivers",
+    "test_ray",
+    "test_jobs",
+    "test_actors_end",
+    "test_failing_writes",
+    "test_conditions",
+)
+"""Files that take minutes: they go first, so that no process is left with one while the others are through."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In the same order in every process, as pytest-xdist asks for."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """A line for each fuzz test that passed: how many inputs it tried (its property "fuzz")."""
     for report in terminalreporter.getreports("passed"):

@@ -6,7 +6,7 @@ tokenizer's word: configs from before 2023 state another, and a file without one
 
 Two ways to go beyond that (`texts.TextOptions`), both off by default:
 
-* Windows: a text with more tokens than the tower has room for is cut (`models.windows`), each window is encoded as a
+* Windows: a text with more tokens than the tower has room for is cut (`networks.windows`), each window is encoded as a
   text of its own, with start, end and padding, and the token states follow one another. Stage C attends to however many
   there are. Shorter texts of a batch are filled up with windows of the empty text. The pooled state is the first
   window's: it has to be that of one text, as in training, and a prompt names its subject first.

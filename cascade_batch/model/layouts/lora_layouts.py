@@ -9,7 +9,7 @@
     LyCORIS             hada_* (LoHa), lokr_* (LoKr), lora_mid (Tucker's form of a convolution), diff, dora_scale
 
 A weight W becomes W + weight * scale * change, where the change of a LoRA is up @ down. With a magnitude m (DoRA) it
-becomes W + weight * (m * V / |V| - W), V = W + scale * change. `models.lora_changes` has the formulas.
+becomes W + weight * (m * V / |V| - W), V = W + scale * change. `engine.loading.lora_changes` has the formulas.
 """
 
 from collections.abc import Iterator, Mapping

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from cascade_batch.errors import IntegrityError, SpecError
+from cascade_batch.model.conditions import CONDITIONS
 from cascade_batch.model.stages import PerPool
 from cascade_batch.run import paths
 from cascade_batch.run.loads import SizeLoad, loads_from_json, loads_to_json
@@ -75,7 +76,7 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any], uri: str) -> "RunRecord":
-        """Raises SpecError for a `run.json` of the run at `uri` that is of no format that we read."""
+        """Raises SpecError for a `run.json`, of the run at `uri`, of no format that we read, or with more in it."""
         if tree.get("format") not in FORMATS:
             raise SpecError(
                 f"{paths.RUN} is not one of this program's, or of another version",
@@ -83,6 +84,13 @@ class RunRecord:
                 got=f"format {tree.get('format')}",
                 expected=f"format {' or '.join(map(str, FORMATS))}",
                 next_step="choose another --out",
+            )
+        if unknown := sorted(set(tree["table"]["conditions"]) - CONDITIONS.keys()):
+            raise SpecError(
+                "the run was begun by a program that gives images more than this one can",
+                where=uri,
+                got=", ".join(unknown),
+                next_step="go on with that version",
             )
         size = tree["embedding_size"]
         return cls(

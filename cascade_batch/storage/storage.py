@@ -209,7 +209,10 @@ class Storage:
 
     def _found(self, key: str, operation: Callable[[], Result]) -> Result:
         """Of an object that others may have made: those of object stores may have empty names in their keys."""
-        return self._attempt(key, operation, may_be_empty=not self.is_local)
+        try:
+            return self._attempt(key, operation, may_be_empty=not self.is_local)
+        except NotImplementedError as error:  # an answer to a write, but to a read no more than a failure
+            raise self._failure(StorageError, key, f"the store cannot read this object ({error})") from None
 
     def _attempt(self, key: str, operation: Callable[[], Result], may_be_empty: bool = False) -> Result:
         _refuse_unsafe(key, may_be_empty)

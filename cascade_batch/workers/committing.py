@@ -182,6 +182,9 @@ def _image_row(
 ) -> dict[str, Any]:
     """One manifest row without what the whole shard shares."""
     c_key = embedding["stage_c_key"]
+    ba_key = None
+    if c_key is not None and rendered["error_code"] not in UNREAD:
+        ba_key = stage_ba_key(request, c_key, run.weights, rendered["dtype"], run.sampling)
     return {
         **request,
         "conditions": _joined(embedding["conditions"], request["conditions"]),
@@ -196,7 +199,7 @@ def _image_row(
         "image_sha256": file.sha256 if file else None,
         "pixel_sha256": file.pixel_sha256 if file else None,
         "stage_c_key": c_key,
-        "stage_ba_key": c_key and stage_ba_key(request, c_key, run.weights, rendered["dtype"], run.sampling),
+        "stage_ba_key": ba_key,
         **{stages.C.cost(name): embedding[name] for name, _ in COST},
         **{stages.BA.cost(name): rendered[name] for name, _ in COST},
     }

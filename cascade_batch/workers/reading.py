@@ -68,7 +68,9 @@ def requests_of(ticket: Ticket, ref: RunRef) -> tuple[pa.Table, pa.Table]:
 
 
 def _conditioned(rows: pa.Table, requests: pa.Table, ref: RunRef, stage: Stage) -> pa.Table:
-    names = [condition.column for condition in of_stage(stage)]
+    """What the rows give a stage, of the columns that were conditions when the run was begun."""
+    begun_with = open_run(ref).record.table.conditions
+    names = [condition.column for condition in of_stage(stage) if condition.column in begun_with]
     return read_conditions(rows, requests, names, _row_reader(ref, stage).read)
 
 

@@ -188,7 +188,9 @@ def sampler_of(spec: dict[str, Any], stage: str) -> dict[str, Any]:
 
 def key_c(row: dict[str, Any], spec: dict[str, Any], weights: dict[str, str]) -> str:
     conditions = json.loads(row["conditions"] or "{}")
-    conditions = {n: v for n, v in conditions.items() if n != "sources" and not n.startswith("decoder_")}
+    conditions = {
+        n: v for n, v in conditions.items() if n not in ("sources", "decoder_latents", "decoder_timesteps")
+    }
     fields = {
         name: row[name] for name in ("prompt", "negative_prompt", "seed", "height", "width", "numerics")
     }

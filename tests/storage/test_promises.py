@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cascade_batch.errors import SpecError
+from cascade_batch.errors import SpecError, StorageError
 from cascade_batch.storage import Storage, remote
 from cascade_batch.storage.local import TEMPORARY
 
@@ -111,3 +111,14 @@ def test_urls_with_credentials_are_refused_unechoed(uri: str) -> None:
     with pytest.raises(SpecError, match="credentials") as failure:
         Storage(uri)
     assert "hunter2" not in str(failure.value)
+
+
+def test_what_a_store_cannot_read_is_an_error_of_storage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> bytes:
+        raise NotImplementedError("that compression method is not supported")
+
+    monkeypatch.setattr(Storage, "_read_once", refuse)
+    with pytest.raises(StorageError, match="cannot read this object"):
+        Storage(str(tmp_path)).read("a")

@@ -14,7 +14,7 @@ from cascade_batch.model.dtypes import settled_dtype
 from cascade_batch.model.parts import STAGE_BA_PARTS, STAGE_C_PARTS, PartFiles
 from cascade_batch.settings import ModelSpec, Spec, text_options_of
 from cascade_batch.weights import OPTIONAL, PARTS
-from cascade_batch.weights.local import load_files, local_loras
+from cascade_batch.weights.local import load_parts, local_loras
 
 
 class Stages:
@@ -68,7 +68,7 @@ class Stages:
     def _files(self, names: Iterable[str], optional: Iterable[str] = ()) -> dict[str, PartFiles]:
         names = tuple(names)
         self._model.check_has(names)
-        return load_files(self._model, [*names, *(name for name in optional if name in self._model.parts)])
+        return load_parts(self._model, [*names, *(name for name in optional if name in self._model.parts)])
 
     def _make_room(self) -> None:
         """In low memory, drop the other stage before one is loaded."""

@@ -91,7 +91,7 @@ def _print_rates(spec: Spec, plan: Plan, rates: Rates, gpus: int | None) -> None
         rate = min((spec.pools[stage].actors or 1) / rates[stage].seconds for stage in STAGES)
         print(f"hours    {plan.images / rate / 3600:,.2f} at {rate:,.2f} images/s")
         return
-    asked = replace(spec.pools, c=_fixed(spec.pools.c), ba=_fixed(spec.pools.ba))
+    asked = spec.pools.with_each(lambda stage: _fixed(spec.pools[stage]))
     pools = size_pools(asked, spec.model.dtype, [Node(NEVER_SHORT, gpus)], rates.share_c)
     each = PerPool.of(lambda stage: pools[stage].actors / rates[stage].seconds)
     # Actors that share a card are taken to work in turn.

@@ -4,8 +4,8 @@ Pool C runs the text tower and Stage C, pool BA runs Stages B and A.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import Generic, Self, TypeVar
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -64,6 +64,10 @@ class PerPool(Generic[T]):
     def map(self, change: Callable[[T], U]) -> "PerPool[U]":
         """Both values changed."""
         return PerPool(change(self.c), change(self.ba))
+
+    def with_each(self, value: Callable[[Stage], T]) -> Self:
+        """The same with these values; what a subclass holds besides stays."""
+        return replace(self, **PerPool.of(value).named())
 
     def named(self, prefix: str = "") -> dict[str, T]:
         """Plain values for JSON, by the stages' keys; after `prefix`: `padded_c`."""

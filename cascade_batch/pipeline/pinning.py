@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from cascade_batch.errors import SpecError, WeightsError
 from cascade_batch.model.numerics import SWITCHES
-from cascade_batch.model.stages import PerPool
 from cascade_batch.plan.pools import Pools
 from cascade_batch.run import paths
 from cascade_batch.run.records import Numerics, PoolNumerics, create_json, read_json
@@ -23,8 +22,8 @@ def settled(pools: PoolsSpec, dtype: DtypeSpec, storage: Storage) -> tuple[Pools
     if tree is None:
         return pools, dtype
     fixed = Numerics.from_json(tree)
-    held = PerPool.of(lambda stage: _held_to(pools[stage], fixed[stage], f"pools.{stage.key}"))
-    return replace(pools, c=held.c, ba=held.ba), DtypeSpec(c=fixed.c.dtype, ba=fixed.ba.dtype)
+    held = pools.with_each(lambda stage: _held_to(pools[stage], fixed[stage], f"pools.{stage.key}"))
+    return held, DtypeSpec(c=fixed.c.dtype, ba=fixed.ba.dtype)
 
 
 def _check_probe(pools: PoolsSpec, storage: Storage) -> None:
@@ -58,9 +57,9 @@ def numerics_of(pools: Pools) -> Numerics:
     return Numerics(held.c, held.ba, SWITCHES)
 
 
-def fixed_weights(storage: Storage, digests: dict[str, str]) -> dict[str, str]:
-    """The digests that the run began with. Raises WeightsError if these are others."""
-    stored = create_json(storage, paths.WEIGHTS, digests)
+def fixed_weights(storage: Storage, digests: dict[str, str], known: dict[str, str] | None) -> dict[str, str]:
+    """The digests that the run began with, `known` if it has any. Raises WeightsError if these are others."""
+    stored = create_json(storage, paths.WEIGHTS, digests) if known is None else known
     differing = sorted(name for name in digests if stored.get(name) != digests[name])
     if differing:
         raise WeightsError(

@@ -38,7 +38,7 @@ from cascade_batch.run.records import (
     write_outcome,
 )
 from cascade_batch.run.run import Run
-from cascade_batch.settings import PoolsSpec, Spec, sampling_of, text_options_of
+from cascade_batch.settings import PoolsSpec, Spec
 from cascade_batch.storage import Storage
 from cascade_batch.storage.failures import take_retries
 from cascade_batch.workers.context import RunRef
@@ -171,7 +171,7 @@ def _setup(
     wanted, dtype = settled(spec.pools, spec.model.dtype, run.storage)
     pools = runner.size_pools(wanted, dtype, share_c)
     known = read_json(run.storage, paths.WEIGHTS)
-    digests = fixed_weights(run.storage, runner.weight_digests(model, known))
+    digests = fixed_weights(run.storage, runner.weight_digests(model, known), known)
     for stage in STAGES:
         observer.note(_described(stage.label, pools[stage]))
         if spec.pools[stage].max_actors and not pools[stage].max_actors:
@@ -187,12 +187,12 @@ def _setup(
             picture_side=model.picture_side(),
         ),
         model=model,
-        sampling=sampling_of(spec.sampler),
+        sampling=run.sampling,
         weights=digests,
         pools=pools,
         embeddings_schema=run.embeddings_schema,
         attempts=spec.limits.attempts,
-        text=text_options_of(spec.text),
+        text=run.text,
         loads=run.record.plan.loads,
     )
 

@@ -88,7 +88,7 @@ class ImageRequest(TypedDict):
     conditions: str | None
 
 
-_HAPPENED = [("status", pa.string()), ("error_code", pa.string()), ("error_message", pa.string())]
+HAPPENED = [("status", pa.string()), ("error_code", pa.string()), ("error_message", pa.string())]
 
 COST = (
     ("seconds", pa.float64()),
@@ -107,7 +107,7 @@ MANIFEST = pa.schema(
         ("image_index", pa.int32()),
         ("shard", pa.int64()),
         *_ASKED,
-        *_HAPPENED,
+        *HAPPENED,
         ("prompt_tokens", pa.int32()),
         ("prompt_truncated", pa.bool_()),
         ("attempts", pa.int32()),
@@ -190,7 +190,7 @@ def embedding_schema(size: tuple[int, int] | None, run_format: int = FORMAT) -> 
             ("conditions", pa.string()),
             ("stage_c_key", pa.string()),
             ("embedding_sha256", pa.string()),
-            *_HAPPENED,
+            *HAPPENED,
             ("prompt_tokens", pa.int32()),
             ("prompt_truncated", pa.bool_()),
             ("attempts", pa.int32()),

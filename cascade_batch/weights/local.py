@@ -31,15 +31,10 @@ def digests(model: Model) -> dict[str, str]:
     return found | ({LORAS: loras_digest(model.spec, model.loras)} if model.loras else {})
 
 
-def load_files(model: Model, names: Sequence[str]) -> dict[str, PartFiles]:
-    """Local files of the named parts, for what belongs to no run."""
-    return {name: local_files(model.parts[name]) for name in names}
-
-
 def load_parts(
-    model: Model, names: Sequence[str], expected: Mapping[str, str] | None
+    model: Model, names: Sequence[str], expected: Mapping[str, str] | None = None
 ) -> dict[str, PartFiles]:
-    """Local files of the named parts; WeightsError if one is not the `expected` one that the run began with."""
+    """Local files of the named parts; WeightsError if one is not the `expected` one that a run began with."""
     folders = {name: fetch(model.parts[name]) for name in names}
     if expected is not None:
         for name, folder in folders.items():

@@ -30,7 +30,7 @@ class LateWorker:
 
     def render(self, data: ShardData) -> ShardData:
         """As `DeviceWorker.render`."""
-        if data.requests is None and self._stage == C:  # its embeddings stand already
+        if data.requests is None:  # nothing to render: its embeddings stand already
             return data
         if self._worker is None:
             self._worker = make_worker(self._stage, self._setup, self._ledger)

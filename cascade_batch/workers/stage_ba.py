@@ -12,11 +12,11 @@ from cascade_batch.engine.decoder import Decoder
 from cascade_batch.model.geometry import embedding_side
 from cascade_batch.model.parts import PartFiles
 from cascade_batch.model.sampling import Sampling
-from cascade_batch.model.stages import BA, PerPool
+from cascade_batch.model.stages import BA
 from cascade_batch.plan.pools import WorkerSettings
 from cascade_batch.run.embeddings import embedding_arrays
 from cascade_batch.run.images import is_single_colour
-from cascade_batch.run.schemas import COST, EMBEDDING_CHANNELS, ImageRequest
+from cascade_batch.run.schemas import COST, EMBEDDING_CHANNELS, HAPPENED, ImageRequest
 from cascade_batch.workers.batch_sizes import Probe
 from cascade_batch.workers.batching import Batch
 from cascade_batch.workers.condition_tables import batch_fields, given_of
@@ -25,15 +25,13 @@ from cascade_batch.workers.ledger import Ledger
 from cascade_batch.workers.rendering import OnDevice, RowResult, here
 from cascade_batch.workers.row_conditions import NO_CONDITIONS, RowConditions
 from cascade_batch.workers.shards import ShardData
-from cascade_batch.workers.trials import trial_request
+from cascade_batch.workers.trials import trials_of
 
 PIXELS = pa.schema(
     [
         ("image_id", pa.string()),
         ("pixels", pa.large_binary()),
-        ("status", pa.string()),
-        ("error_code", pa.string()),
-        ("error_message", pa.string()),
+        *HAPPENED,
         ("attempts", pa.int32()),
         *COST,
     ]
@@ -87,14 +85,12 @@ class StageBAWorker(DeviceWorker):
         )
 
     def _try_batch(self, batch: Batch) -> None:
-        steps, guided = PerPool(batch.steps, batch.steps), PerPool(batch.guided, batch.guided)
-        request = trial_request(batch.height, batch.width, steps=steps, guided=guided)
         cells = (embedding_side(batch.height), embedding_side(batch.width))
         noise = np.random.default_rng(0).standard_normal((EMBEDDING_CHANNELS, *cells), np.float32)
         pooled = [0.0] * self._decoder.pooled_channels
-        seen = _Seen([noise], [pooled], [pooled]).taken((0,) * len(batch.rows))
         places = len(batch.rows)
-        self._render(batch, [request] * places, seen, [NO_CONDITIONS] * places)
+        seen = _Seen([noise] * places, [pooled] * places, [pooled] * places)
+        self._render(batch, trials_of(batch), seen, [NO_CONDITIONS] * places)
 
     def _render(
         self,

@@ -13,7 +13,7 @@ from cascade_batch.engine.prior import Prior
 from cascade_batch.model.geometry import embedding_side
 from cascade_batch.model.parts import Lora, PartFiles
 from cascade_batch.model.sampling import StageSampling
-from cascade_batch.model.stages import C, PerPool
+from cascade_batch.model.stages import C
 from cascade_batch.model.texts import PUBLISHED, TextOptions
 from cascade_batch.plan.pools import WorkerSettings
 from cascade_batch.run.embeddings import embedding_column, embedding_sha256
@@ -27,7 +27,7 @@ from cascade_batch.workers.ledger import Ledger
 from cascade_batch.workers.rendering import OnDevice, RowResult, here
 from cascade_batch.workers.row_conditions import RowConditions
 from cascade_batch.workers.shards import ShardData
-from cascade_batch.workers.trials import trial_request
+from cascade_batch.workers.trials import trials_of
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,7 @@ class StageCWorker(DeviceWorker):
         return replace(data, conditioned=None, embeddings=self._table(rendered), seconds=seconds)
 
     def _try_batch(self, batch: Batch) -> None:
-        steps, guided = PerPool(batch.steps, batch.steps), PerPool(batch.guided, batch.guided)
-        request = trial_request(batch.height, batch.width, steps=steps, guided=guided)
-        self._render(batch, [request] * len(batch.rows), Conditions())
+        self._render(batch, trials_of(batch), Conditions())
 
     def _kinds(
         self, requests: Sequence[ImageRequest], given: Sequence[RowConditions], failed: dict[int, RowResult]
@@ -135,7 +133,8 @@ class StageCWorker(DeviceWorker):
         }
         # The committing step fills in the rest: keys, and hashes of what it read.
         absent = {f.name: pa.nulls(len(values), f.type) for f in self._schema if f.name not in columns}
-        return pa.table({name: (columns | absent)[name] for name in self._schema.names}, schema=self._schema)
+        columns |= absent
+        return pa.table({name: columns[name] for name in self._schema.names}, schema=self._schema)
 
 
 def _judged(out: PriorImages, image: int) -> RowResult:

@@ -2,6 +2,7 @@
 
 from cascade_batch.model.stages import PerPool
 from cascade_batch.run.schemas import ImageRequest
+from cascade_batch.workers.batching import Batch
 
 PROMPT = "a photograph of a lighthouse on a cliff above the sea at dusk"
 GUIDED, UNGUIDED = 4.0, 0.0
@@ -29,3 +30,9 @@ def trial_request(
         decoder_guidance_scale=scales.ba,
         conditions=None,
     )
+
+
+def trials_of(batch: Batch) -> list[ImageRequest]:
+    """An image for every place of a batch."""
+    steps, guided = PerPool(batch.steps, batch.steps), PerPool(batch.guided, batch.guided)
+    return [trial_request(batch.height, batch.width, steps=steps, guided=guided)] * len(batch.rows)

@@ -14,7 +14,7 @@ from cascade_batch.engine.loading.conversion import write_original
 from cascade_batch.errors import WeightsError
 from cascade_batch.settings import ModelSpec
 from cascade_batch.weights import Model, find, locate
-from cascade_batch.weights.local import load_files
+from cascade_batch.weights.local import load_parts
 from cascade_batch.weights.variants import variant_of
 from tests.storage.hub import Hub
 from tests.weights.official import TINY, in_bf16, write_decoder_repository, write_prior_repository
@@ -125,7 +125,7 @@ def release(tmp_path: Path) -> Path:
     """The files at the root of the official repository, bfloat16 but for Stage A, full and lite."""
     root, spec = tmp_path / "release", ModelSpec(name="tiny")
     root.mkdir()
-    for part, files in load_files(Model.locate(spec), ("stage_c", "stage_b", "stage_a")).items():
+    for part, files in load_parts(Model.locate(spec), ("stage_c", "stage_b", "stage_a")).items():
         write_original(part, files, root / f"{part}.safetensors")
         if part != "stage_a":
             in_bf16(root / f"{part}.safetensors", root / f"{part}_bf16.safetensors")

@@ -28,10 +28,9 @@ class LocalRunner:
         from cascade_batch.engine.devices import pick_device
 
         cores, gpus = os.cpu_count() or 1, 0.0 if pick_device() == "cpu" else 1.0
-        one = pools.map(
-            lambda pool: replace(pool, actors=1, max_actors=None, gpus=gpus, threads=pool.threads or cores)
-        )
-        return size_pools(replace(pools, c=one.c, ba=one.ba), dtype, [Node(cpus=1e6, gpus=2)], share_c)
+        one = {"actors": 1, "max_actors": None, "gpus": gpus}
+        asked = pools.with_each(lambda s: replace(pools[s], threads=pools[s].threads or cores, **one))
+        return size_pools(asked, dtype, [Node(cpus=1e6, gpus=2)], share_c)
 
     def probe_create_only(self, uri: str) -> bool:
         return Storage(uri).probe_create_only(paths.RUN)

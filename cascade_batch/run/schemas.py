@@ -43,7 +43,7 @@ PLAN = pa.schema(
     ]
 )
 
-_ASKED = [
+ASKED = [
     ("prompt", pa.string()),
     ("negative_prompt", pa.string()),
     ("seed", pa.int64()),
@@ -63,7 +63,7 @@ IMAGE_REQUESTS = pa.schema(
         ("prompt_id", pa.string()),
         ("image_index", pa.int32()),
         ("row", pa.int32()),
-        *_ASKED,
+        *ASKED,
     ]
 )
 """One row per image of a shard before anything is rendered; `row` counts within the shard's prompts."""
@@ -106,7 +106,7 @@ MANIFEST = pa.schema(
         ("prompt_id", pa.string()),
         ("image_index", pa.int32()),
         ("shard", pa.int64()),
-        *_ASKED,
+        *ASKED,
         *HAPPENED,
         ("prompt_tokens", pa.int32()),
         ("prompt_truncated", pa.bool_()),

@@ -32,6 +32,7 @@ from cascade_batch.run.run import Run
 from cascade_batch.run.schemas import COST, MANIFEST, check_error_codes
 from cascade_batch.run.stage_keys import stage_ba_key, stage_c_key
 from cascade_batch.storage import ObjectExists
+from cascade_batch.workers.condition_tables import joined_conditions
 from cascade_batch.workers.context import RunRef, open_run
 from cascade_batch.workers.reading import table_changed
 from cascade_batch.workers.shards import ShardData, Ticket
@@ -187,7 +188,7 @@ def _image_row(
         ba_key = stage_ba_key(request, c_key, run.weights, rendered["dtype"], run.sampling)
     return {
         **request,
-        "conditions": _joined(embedding["conditions"], request["conditions"]),
+        "conditions": joined_conditions(embedding["conditions"], request["conditions"]),
         **{name: rendered[name] for name in ("status", "error_code", "error_message")},
         **{name: embedding[name] for name in ("prompt_tokens", "prompt_truncated", "embedding_sha256")},
         # In a retry the embedding's count is of all sittings already, and `_replace_rows` adds to this one.
@@ -203,13 +204,6 @@ def _image_row(
         **{stages.C.cost(name): embedding[name] for name, _ in COST},
         **{stages.BA.cost(name): rendered[name] for name, _ in COST},
     }
-
-
-def _joined(of_stage_c: str | None, of_stage_b: str | None) -> str | None:
-    """All conditions of an image in one JSON object."""
-    if of_stage_c is None or of_stage_b is None:
-        return of_stage_c or of_stage_b
-    return json.dumps(json.loads(of_stage_c) | json.loads(of_stage_b), sort_keys=True)
 
 
 def _with_carried(table: pa.Table, data: ShardData, run: Run, ref: RunRef) -> pa.Table:

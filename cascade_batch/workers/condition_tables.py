@@ -61,6 +61,13 @@ def with_conditions(requests: pa.Table, conditioned: pa.Table) -> pa.Table:
     return requests.set_column(requests.schema.get_field_index("conditions"), "conditions", values)
 
 
+def joined_conditions(of_stage_c: str | None, of_stage_b: str | None) -> str | None:
+    """All conditions of an image in one JSON object."""
+    if of_stage_c is None or of_stage_b is None:
+        return of_stage_c or of_stage_b
+    return json.dumps(json.loads(of_stage_c) | json.loads(of_stage_b), sort_keys=True)
+
+
 def given_of(
     requests: Sequence[Mapping[str, Any]], conditioned: pa.Table | None
 ) -> tuple[list[RowConditions], dict[int, RowResult]]:

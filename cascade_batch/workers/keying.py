@@ -49,13 +49,15 @@ def keyed_rows(keying: Keying, file: int, first_row: int, rows: int) -> pa.Table
     Raises PromptTableError, IntegrityError or StorageError as `prompts.read_rows` and a store with pictures do.
     """
     read = read_rows(keying.table, file, first_row, rows)
-    images = pc.sum(pc.fill_null(read["num_images"], keying.render.num_images)).as_py() or 0
+    images = int(pc.fill_null(read["num_images"], keying.render.num_images).to_numpy().sum())
     requests = image_requests(read, _Images(images), keying.render, keying.seed)
     keyed = _keyed(requests, PerPool.of(lambda stage: _conditioned(read, requests, keying, stage)), keying)
     for field in keying.table.carried:
         keyed = keyed.append_column(field, read[field.name].take(requests["row"]).cast(field.type))
     place = keyed.schema.get_field_index("row")
-    return keyed.set_column(place, KEYED.field("row"), pc.add(keyed["row"], first_row).cast(pa.int32()))
+    return keyed.set_column(
+        place, KEYED.field("row"), pa.array(keyed["row"].to_numpy() + first_row, pa.int32())
+    )
 
 
 def _conditioned(rows: pa.Table, requests: pa.Table, keying: Keying, stage: Stage) -> pa.Table:
@@ -93,7 +95,7 @@ def _refused(requests: pa.Table, conditioned: pa.Table, stage: Stage) -> list[tu
     unread = conditioned.filter(pc.field("error_code").is_valid())
     codes, messages = unread["error_code"].to_pylist(), unread["error_message"].to_pylist()
     of_row = dict(zip(unread["row"].to_pylist(), zip(codes, messages, strict=True), strict=True))
-    refused = [of_row.get(row) for row in requests["row"].to_pylist()] if of_row else [None] * len(requests)
+    refused: list[tuple[str, str] | None] = [of_row.get(row) for row in requests["row"].to_pylist()]
     if stage == C:
         for image in np.flatnonzero(requests["prompt"].is_null().to_numpy(zero_copy_only=False)).tolist():
             refused[image] = ("null_prompt", "the row's prompt is null")

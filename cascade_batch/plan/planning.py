@@ -5,7 +5,7 @@ all of a file without such columns. It is a pure function of table and spec.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -222,8 +222,11 @@ def _shards(table: PromptTable, cuts: list[Cuts]) -> pa.Table:
     ).cast(PLAN)
 
 
-def plan_table(spec: Spec) -> tuple[PromptTable, Plan]:
-    """The prompt table of a new run and its shards; every error of the table is raised here."""
-    table = open_table(spec.prompts, reserved=MANIFEST_COLUMNS, out=spec.output.uri)
+def plan_table(spec: Spec, reserved: Collection[str] = MANIFEST_COLUMNS) -> tuple[PromptTable, Plan]:
+    """The prompt table of a new run and its shards; every error of the table is raised here.
+
+    `reserved`: names that the table's own columns must not have.
+    """
+    table = open_table(spec.prompts, reserved=reserved, out=spec.output.uri)
     check_carried(table)
     return table, make_plan(table, spec)

@@ -4,7 +4,7 @@ No I/O: it is handed a file's text.
 """
 
 from cascade_batch.settings.loading import load_spec, spec_from_dict, spec_to_dict
-from cascade_batch.settings.resume import differing_fields
+from cascade_batch.settings.resume import binding_fields, differing_fields
 from cascade_batch.settings.samplers import sampling_of
 from cascade_batch.settings.texts import text_options_of
 from cascade_batch.settings.tree import (
@@ -47,6 +47,7 @@ __all__ = [
     "ShardsSpec",
     "Spec",
     "TextSpec",
+    "binding_fields",
     "differing_fields",
     "load_spec",
     "sampling_of",

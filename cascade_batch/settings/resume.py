@@ -34,6 +34,12 @@ def differing_fields(stored: Spec, wanted: Spec) -> dict[str, tuple[Any, Any]]:
     }
 
 
+def binding_fields(spec: Spec) -> dict[str, Any]:
+    """All that a run holds to, its numerics included: key -> value."""
+    leaves = _leaves(dataclasses.asdict(spec))
+    return {key: value for key, value in leaves if not any(map(key.startswith, FREE_ON_RESUME))}
+
+
 def _is_free(key: str) -> bool:
     return any(key == free or key.startswith(free + ".") for free in FREE_ON_RESUME + NUMERICS)
 

@@ -44,7 +44,7 @@ class LocalFiles(Store):
 
     def info(self, key: str) -> ObjectInfo | None:
         path = self.root / key
-        return ObjectInfo(key, path.stat().st_size, None) if path.is_file() else None
+        return _info(key, path) if path.is_file() else None
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Every file in the folder of `prefix` and below, temporary ones excepted."""
@@ -54,7 +54,7 @@ class LocalFiles(Store):
                 path = os.path.join(parent, name)
                 with suppress(FileNotFoundError):  # deleted since, or a dangling link
                     if not name.startswith(TEMPORARY):
-                        yield ObjectInfo(os.path.relpath(path, self.root), os.stat(path).st_size, None)
+                        yield _info(os.path.relpath(path, self.root), path)
 
     def create(self, key: str, data: bytes) -> None:
         """Raises FileExistsError, leaving the file as it is; NotImplementedError on a disk without hard links."""
@@ -111,6 +111,11 @@ def _synced_file(path: Path, data: bytes) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def _info(key: str, path: str | Path) -> ObjectInfo:
+    found = os.stat(path)
+    return ObjectInfo(key, found.st_size, None, modified=found.st_mtime)
 
 
 def _unless_missing(error: OSError) -> None:

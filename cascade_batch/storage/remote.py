@@ -9,8 +9,9 @@ may give an empty one in its name.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, final
@@ -87,7 +88,11 @@ class RemoteObjects(Store):
             if is_transient(error):  # how fsspec words whatever happened on HTTP
                 raise
             return None
-        return ObjectInfo(key, int(found["size"]), _etag(found)) if found["type"] == "file" else None
+        return (
+            ObjectInfo(key, int(found["size"]), _etag(found), modified=_modified(found))
+            if found["type"] == "file"
+            else None
+        )
 
     def _head(self, key: str) -> ObjectInfo | None:
         bucket, name, _ = self.files.split_path(self._path(key))
@@ -98,7 +103,7 @@ class RemoteObjects(Store):
             return None
         if not found.get("ContentLength") and not found.get("ETag"):
             raise ConnectionError("an empty answer that tells of no object")
-        return ObjectInfo(key, int(found["ContentLength"]), _etag(found))
+        return ObjectInfo(key, int(found["ContentLength"]), _etag(found), modified=_modified(found))
 
     def _check_bucket(self) -> None:
         """Once, because the answer to a HEAD does not say what is missing."""
@@ -116,7 +121,7 @@ class RemoteObjects(Store):
         for name, found in self.files.find(folder, detail=True).items():
             key = name.removeprefix(self.root).lstrip("/")
             if found.get("type") == "file" and key and not key.endswith("/"):
-                yield ObjectInfo(key, int(found["size"]), _etag(found))
+                yield ObjectInfo(key, int(found["size"]), _etag(found), modified=_modified(found))
 
     def _pages(self, prefix: str) -> Iterator[ObjectInfo]:
         """A listing by S3's own request. `find` of s3fs asks for whole folders and takes half as long again.
@@ -130,7 +135,7 @@ class RemoteObjects(Store):
             for entry in found.get("Contents", ()):
                 key = entry["Key"].removeprefix(root)
                 if key and not key.endswith("/"):
-                    yield ObjectInfo(key, int(entry["Size"]), _etag(entry))
+                    yield ObjectInfo(key, int(entry["Size"]), _etag(entry), modified=_modified(entry))
             token = found.get("NextContinuationToken")
             page = {"ContinuationToken": token} if token else None
 
@@ -245,6 +250,11 @@ def _part_of(data: bytes, start: int | None, end: int | None) -> bytes:
 
 def _aws_environment() -> tuple[tuple[str, str], ...]:
     return tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+
+
+def _modified(found: Mapping[str, Any]) -> float | None:
+    time = found.get("LastModified")
+    return time.timestamp() if isinstance(time, datetime) else None
 
 
 def _etag(found: dict[str, Any]) -> str | None:

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from cascade_batch.collection.delta import DeltaTableAt
+
 REGENERATED, RESTORED, REPAIRED = "regenerated", "restored", "repaired"
 
 
@@ -46,8 +48,8 @@ class Edition:
     spec: Mapping[str, Any]
     """The resolved spec, as a run's `run.json` has it."""
     table: Mapping[str, Any]
-    """The prompt table: `root`, `digest`, `prompts`, and `settled`, a hash of what is not in the digest (see
-    `regenerating`)."""
+    """The prompt table: `root`, `digest`, `prompts`, `files`, and `settings`, a hash of the settings that decide which
+    images there are, and their keys."""
     weights: Mapping[str, str]
     """sha256 of each part, as a run's `weights.json` has them."""
     located: str
@@ -82,3 +84,8 @@ class Edition:
 def editions_in(metadata: Iterable[Mapping[str, Any]]) -> list[Edition]:
     """The editions among the metadata of a table's commits, in the same order; other commits have no edition."""
     return [Edition.from_json(tree["edition"]) for tree in metadata if "edition" in tree]
+
+
+def editions_of(table: DeltaTableAt) -> list[Edition]:
+    """All editions of a collection's table, newest first."""
+    return editions_in(commit.metadata for commit in table.history())

@@ -6,6 +6,7 @@ what is needed of it is read back column by column, or row by row.
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -55,7 +56,7 @@ class Spool:
         cuts = np.searchsorted(rows, self._starts)
         taken = [
             self._read(part).take(pa.array(rows[first:last] - self._starts[part]))
-            for part, (first, last) in enumerate(zip(cuts[:-1], cuts[1:], strict=True))
+            for part, (first, last) in enumerate(pairwise(cuts.tolist()))
             if first < last
         ]
         return pa.concat_tables(taken) if taken else self._read(0).slice(0, 0)

@@ -146,7 +146,7 @@ def _manifest(data: ShardData, files: list[ImageFile | None], run: Run, ref: Run
     shared = {
         "shard": ticket.shard,
         "embedding_uri": paths.embeddings_key(ticket.shard),
-        "versions": _versions(),
+        "versions": versions(),
         "numerics": NUMERICS_VERSION,
         "encoder": encoder_version(run.spec.output.png_level),
         "prompts_sha256": data.prompts_sha256,
@@ -161,7 +161,8 @@ def _manifest(data: ShardData, files: list[ImageFile | None], run: Run, ref: Run
 
 
 @cache
-def _versions() -> str:
+def versions() -> str:
+    """Of what decides bits on one device: `versions` of a manifest."""
     return f"cascade-batch {__version__} torch {version('torch')} transformers {version('transformers')}"
 
 

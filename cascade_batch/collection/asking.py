@@ -1,0 +1,107 @@
+"""What a regeneration is asked for: a table, a model, and all that decides keys; and whether that is new."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from cascade_batch.collection.editions import Edition
+from cascade_batch.collection.schemas import EDITION
+from cascade_batch.model.dtypes import AUTO
+from cascade_batch.model.numerics import NUMERICS_VERSION
+from cascade_batch.model.stages import PerPool
+from cascade_batch.pipeline.runners.runner import Runner
+from cascade_batch.pipeline.sitting import SHARE_C
+from cascade_batch.prompts import PromptTable, open_table
+from cascade_batch.run.schemas import MANIFEST_COLUMNS
+from cascade_batch.run.stage_keys import KeyMaker
+from cascade_batch.settings import Spec, binding_fields, sampling_of, text_options_of
+from cascade_batch.storage import Storage
+from cascade_batch.weights import Model
+from cascade_batch.weights.fingerprint import fingerprint
+from cascade_batch.weights.local import digests
+from cascade_batch.workers.keying import Keying
+
+RESERVED = MANIFEST_COLUMNS | set(EDITION.names)
+"""Names that the prompt table's own columns must not have."""
+_DECIDING = ("seed", "prompts.columns", "prompts.limit", "render.", "sampler.", "text.", "model.dtype.")
+"""Keys of the spec that decide which images there are, and their keys; the model's files have a fingerprint."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A table and a model, opened and located; nothing of either has been read yet."""
+
+    spec: Spec
+    table: PromptTable
+    model: Model
+    located: str | None
+    """`weights.fingerprint` of the model."""
+
+    @property
+    def settings(self) -> str:
+        """A hash of the settings that decide which images there are, and their keys."""
+        fields = binding_fields(self.spec)
+        deciding = {key: value for key, value in fields.items() if key.startswith(_DECIDING)}
+        text = json.dumps([deciding, NUMERICS_VERSION, self.table.columns], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def asked(spec: Spec, collection: str) -> Asked:
+    """Raises PromptTableError, SpecError, WeightsError or StorageError for what cannot be opened or located."""
+    spec = replace(spec, output=replace(spec.output, uri=collection))
+    table = open_table(spec.prompts, reserved=RESERVED, out=collection)
+    model = Model.locate(spec.model).for_conditions(table.conditions)
+    return Asked(spec, table, model, fingerprint(model))
+
+
+def is_answered(asked: Asked, last: Edition) -> bool:
+    """Whether the edition is of this very table, model and settings, told without reading a row."""
+    return (
+        asked.located is not None
+        and last.located == asked.located
+        and last.table["digest"] == asked.table.digest
+        and last.table["settings"] == asked.settings
+    )
+
+
+def settled_dtypes(
+    asked: Asked, before: Sequence[PerPool[str]], make_runner: Callable[[], Runner]
+) -> PerPool[str]:
+    """By pool: what `auto` is in this collection, which is what it was before, else what the workers take.
+
+    Args:
+        before: the dtypes of what the collection has, newest first.
+    """
+    wanted = asked.spec.model.dtype
+    if AUTO not in wanted:
+        return PerPool(wanted.c, wanted.ba)
+    if not before:
+        runner = make_runner()
+        pools = runner.size_pools(asked.spec.pools, wanted, SHARE_C)
+        before = [pools.map(lambda pool: pool.settings.dtype)]
+    held = before[0]
+    return PerPool.of(lambda stage: held[stage] if wanted[stage] == AUTO else wanted[stage])
+
+
+def settled_weights(asked: Asked, last: Edition | None, make_runner: Callable[[], Runner]) -> dict[str, str]:
+    """sha256 of every part: those of the last edition while their files stay, else hashed now, where they are."""
+    if last is not None and asked.located is not None and last.located == asked.located:
+        return dict(last.weights)
+    places = [part.uri for part in (*asked.model.parts.values(), *asked.model.loras)]
+    if all(Storage(uri).is_local for uri in places):
+        return digests(asked.model)
+    return make_runner().weight_digests(asked.model)
+
+
+def keying_of(asked: Asked, dtypes: PerPool[str], weights: dict[str, str]) -> Keying:
+    """All that makes the keys of the table's rows."""
+    spec = asked.spec
+    return Keying(
+        table=asked.table,
+        render=spec.render,
+        seed=spec.seed,
+        keys=KeyMaker(weights, dtypes, sampling_of(spec.sampler), text_options_of(spec.text)),
+        picture_side=asked.model.picture_side(),
+        picture_pixels=spec.limits.picture_pixels,
+    )

@@ -1,0 +1,144 @@
+"""The images that are asked for, beside what a collection has and what its newest edition says.
+
+Columns are compared whole, by Arrow, and one after the other: a table of a million images takes hundreds of megabytes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as t
+
+from cascade_batch.collection.delta import DeltaTableAt, cast_for_delta
+from cascade_batch.collection.known import Known
+from cascade_batch.collection.spool import Spool
+
+
+class State(IntEnum):
+    """What an image needs."""
+
+    PICTURE = 0
+    """Nothing: its picture is known."""
+    EMBEDDING = 1
+    """Stage B and A: its embedding is known."""
+    NOTHING = 2
+    """Both stages."""
+    REFUSED = 3
+    """Nothing that would help: its row cannot be asked for."""
+    LEFT = 4
+    """Nothing now: it failed before, and failed rows are left alone."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """The newest edition's row of each image that is asked for."""
+
+    at: np.ndarray
+    """Its place in the edition, -1 where there is none, (n,) int64."""
+    rows: pa.Table
+    """`_COMPARED` of every row of the edition, in one order."""
+    withdrawn: pa.Array
+    """Image ids that are asked for no more."""
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Of each image that is asked for, the value before; null where there is none."""
+        return self.rows[name].take(pa.array(self.at, mask=self.at < 0))
+
+    @property
+    def is_there(self) -> np.ndarray:
+        return self.at >= 0
+
+
+_COMPARED = [
+    "image_id",
+    "status",
+    "error_code",
+    "error_message",
+    "stale",
+    "image_uri",
+    "stage_c_key",
+    "stage_ba_key",
+]
+
+
+def before(table: DeltaTableAt, version: int, image_ids: pa.ChunkedArray) -> Before:
+    """What the edition of this version says of these images."""
+    rows = table.read(_COMPARED, version=version)
+    ids = rows["image_id"].combine_chunks()
+    at = pc.fill_null(pc.index_in(image_ids, value_set=ids), -1).to_numpy().astype(np.int64)
+    gone = pc.invert(pc.is_in(ids, value_set=image_ids.combine_chunks()))
+    return Before(at, rows, ids.filter(gone))
+
+
+def states(spool: Spool, known: Known, earlier: Before, retry_failed: bool) -> np.ndarray:
+    """The `State` of every image of the spool, (n,) int8."""
+    keys = spool.columns(["stage_c_key", "stage_ba_key", "error_code"])
+    found = np.full(spool.rows, State.NOTHING, np.int8)
+    found[known.embeddings(keys["stage_c_key"])] = State.EMBEDDING
+    found[known.pictures(keys["stage_ba_key"])] = State.PICTURE
+    found[_valid(keys["error_code"])] = State.REFUSED
+    if not retry_failed:
+        failed = _bool(pc.equal(earlier.column("status"), "failed"))
+        same = same_values(earlier.column("stage_ba_key"), keys["stage_ba_key"])
+        same &= same_values(earlier.column("stage_c_key"), keys["stage_c_key"])
+        found[failed & same & np.isin(found, (State.EMBEDDING, State.NOTHING))] = State.LEFT
+    return found
+
+
+def unchanged_pictures(spool: Spool, known: Known, earlier: Before) -> np.ndarray:
+    """Whether the edition before shows each image's picture already, (n,) bool."""
+    uris = earlier.column("image_uri")
+    good = _bool(pc.equal(earlier.column("status"), "ok")) & ~_bool(earlier.column("stale"))
+    same = same_values(earlier.column("stage_ba_key"), spool.columns(["stage_ba_key"])["stage_ba_key"])
+    return good & same & known.has(uris)
+
+
+def carried_differs(
+    spool: Spool, table: DeltaTableAt, version: int, earlier: Before, names: Sequence[str], schema: pa.Schema
+) -> np.ndarray:
+    """Whether one of these columns is another than in the edition before, (n,) bool; False for new images.
+
+    Args:
+        names: columns that decide no picture.
+        schema: of an edition.
+    """
+    found = np.zeros(spool.rows, bool)
+    for name in names:
+        wanted = cast_for_delta(spool.columns([name]), pa.schema([schema.field(name)]))[name]
+        stored = table.read(["image_id", name], version=version)
+        ids = earlier.rows["image_id"].combine_chunks()
+        order = pc.index_in(ids, value_set=stored["image_id"].combine_chunks())
+        had = stored[name].take(order).take(pa.array(earlier.at, mask=earlier.at < 0))
+        found |= ~_equal(wanted, had)
+    return found & earlier.is_there
+
+
+def _equal(a: pa.ChunkedArray, b: pa.ChunkedArray) -> np.ndarray:
+    """Whether values are equal, nulls and NaNs among themselves, (n,) bool."""
+    if a.type != b.type:
+        b = b.cast(a.type)
+    if t.is_nested(a.type):
+        if a.equals(b):
+            return np.ones(len(a), bool)
+        return np.array([repr(x) == repr(y) for x, y in zip(a.to_pylist(), b.to_pylist(), strict=True)])
+    same = same_values(a, b)
+    if t.is_floating(a.type):
+        same |= _bool(pc.and_(pc.is_nan(a), pc.is_nan(b)))
+    return same
+
+
+def same_values(a: pa.ChunkedArray, b: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """Whether values are equal, or both null, (n,) bool."""
+    both_null = ~_valid(a) & ~_valid(b)
+    return _bool(pc.equal(a, b)) | both_null
+
+
+def _valid(column: pa.ChunkedArray) -> np.ndarray:
+    return column.is_valid().to_numpy().astype(bool)
+
+
+def _bool(column: pa.ChunkedArray) -> np.ndarray:
+    return pc.fill_null(column, False).to_numpy().astype(bool)

@@ -1,0 +1,239 @@
+"""Regeneration, top to bottom: key the table, see what is known, render the rest as a run, commit an edition.
+
+Everything that was rendered is known before the edition is committed, so a regeneration that was killed anywhere goes
+on from what its runs have committed. The edition is one Delta commit, at exactly the version after the one that was
+compared with: who was overtaken commits nothing.
+"""
+
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cascade_batch.collection import asking
+from cascade_batch.collection.assessing import Assessment, Options, assess
+from cascade_batch.collection.delta import held_by_delta
+from cascade_batch.collection.editions import REGENERATED, Counts, Edition, editions_of
+from cascade_batch.collection.known import Known
+from cascade_batch.collection.lease import Lease, holding
+from cascade_batch.collection.place import Collection, create_or_open
+from cascade_batch.collection.rendering import Rendered, Rendering
+from cascade_batch.collection.schemas import edition_schema
+from cascade_batch.collection.spool import Spool
+from cascade_batch.collection.writing import Changes, NewRows, fates
+from cascade_batch.model.numerics import NUMERICS_VERSION
+from cascade_batch.pipeline.runners.runner import Runner
+from cascade_batch.pipeline.sitting import Observer
+from cascade_batch.plan.planning import make_plan
+from cascade_batch.prompts import check_carried
+from cascade_batch.run.records import Outcome
+from cascade_batch.settings import Spec, spec_to_dict
+from cascade_batch.storage.urls import split_query
+from cascade_batch.workers.committing import versions
+
+NOTHING_TO_DO, DONE, DONE_WITH_FAILED_ROWS = "nothing_to_do", "done", "done_with_failed_rows"
+"""States of a result, besides those of a run that did not finish (`run.records`)."""
+MERGED_BELOW = 0.3
+"""Share of an edition's rows up to which changed ones are merged into the one before; beyond it all are written."""
+
+
+@dataclass(frozen=True)
+class Result:
+    state: str
+    edition: Edition | None
+    """The one that was committed, or the newest, which says it all already."""
+    outcome: Outcome | None = None
+    """Of the last run that was rendered."""
+    run: str | None = None
+    """The last run that was rendered, relative to the collection."""
+
+
+def regenerate(
+    spec: Spec,
+    into: str,
+    make_runner: Callable[[], Runner],
+    observer: Observer,
+    options: Options,
+    if_busy: str = "fail",
+) -> Result:
+    """Bring a collection, made if there is none, to the state that the spec's prompt table asks for.
+
+    Args:
+        make_runner: called only if something is to be rendered, or to be asked of the workers.
+        if_busy: as `lease.holding` has it.
+
+    Raises:
+        Busy: another process is at work on the collection.
+        LostLease, Conflict: another process has taken over; nothing was committed.
+        CascadeError: bad input, weights or storage.
+    """
+    collection = create_or_open(into)
+    asked = asking.asked(spec, collection.uri)
+    tables = (collection.table, collection.known)
+    with holding(collection.storage, "regenerate", if_busy=if_busy, tables=tables) as lease:
+        editions = editions_of(collection.table)
+        last = editions[0] if editions else None
+        if options.name and (named := _named(editions, options.name)):
+            return Result(_state(named), named)
+        if last and _says_it_all(asked, last, options):
+            return Result(NOTHING_TO_DO, last)
+        make_plan(asked.table, asked.spec)  # every error of its values
+        check_carried(asked.table)
+        schema = held_by_delta(edition_schema(asked.table.carried))
+        with closing(_OneRunner(make_runner)) as runner, Spool() as spool:
+            assessment = assess(asked, collection, last, runner, options, spool)
+            rendered = Rendering(assessment, runner, observer, lease).all()
+            if not rendered.is_whole:
+                assert rendered.outcome is not None
+                return Result(rendered.outcome.state, last, rendered.outcome, rendered.run)
+            return _Committing(assessment, rendered, schema, lease).result()
+
+
+def _named(editions: list[Edition], name: str) -> Edition | None:
+    return next((edition for edition in editions if edition.name == name), None)
+
+
+def _says_it_all(asked: asking.Asked, last: Edition, options: Options) -> bool:
+    """Whether the newest edition is what would be made, told without reading a row of the table."""
+    to_retry = last.counts.failed and options.retry_failed
+    same = last.options == options.to_json() and (not options.bits or last.versions == versions())
+    return asking.is_answered(asked, last) and same and not to_retry
+
+
+def _state(edition: Edition) -> str:
+    return DONE_WITH_FAILED_ROWS if edition.counts.failed else NOTHING_TO_DO
+
+
+class _OneRunner:
+    """Makes one runner, however often it is asked for, and closes it in the end."""
+
+    def __init__(self, make: Callable[[], Runner]) -> None:
+        self._make = make
+        self._made: Runner | None = None
+
+    def __call__(self) -> Runner:
+        if self._made is None:
+            self._made = self._make()
+        return _Borrowed(self._made)
+
+    def close(self) -> None:
+        if self._made is not None:
+            self._made.close()
+
+
+class _Borrowed:
+    """A runner that whoever borrows it cannot close."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.size_pools, self.probe_create_only = runner.size_pools, runner.probe_create_only
+        self.weight_digests, self.run = runner.weight_digests, runner.run
+
+    def close(self) -> None:
+        """The owner does."""
+
+
+@dataclass(frozen=True)
+class _Committing:
+    """The edition, from what is known once everything is rendered."""
+
+    assessment: Assessment
+    rendered: Rendered
+    schema: pa.Schema
+    lease: Lease
+
+    @cached_property
+    def known(self) -> Known:
+        return self.assessment.known()
+
+    @cached_property
+    def rows(self) -> NewRows:
+        a, known = self.assessment, self.known
+        what = fates(a.spool, a.states(known), known, a.earlier, self.rendered.failures)
+        table, keep_stale = a.collection.table, a.options.keep_stale
+        return NewRows(a.spool, known, a.earlier, what, table, a.version, self.schema, keep_stale)
+
+    def result(self) -> Result:
+        """Commit an edition, if it differs from the one before."""
+        a = self.assessment
+        same_schema = a.last is not None and a.collection.table.schema(a.version).equals(self.schema)
+        changes = self.rows.changes(a.asked.table.carried.names, same_schema)
+        if a.last and same_schema and not changes:
+            failed = int((~self.rows.fates.good).sum())
+            state = DONE_WITH_FAILED_ROWS if failed else NOTHING_TO_DO
+            return Result(state, a.last, self.rendered.outcome, self.rendered.run)
+        edition = self._edition(changes)
+        self._commit(edition, changes, merge=same_schema)
+        state = DONE_WITH_FAILED_ROWS if edition.counts.failed else DONE
+        return Result(state, edition, self.rendered.outcome, self.rendered.run)
+
+    def _commit(self, edition: Edition, changes: Changes, merge: bool) -> None:
+        table, rows = self.assessment.collection.table, self.rows
+        told = {
+            "after": self.assessment.version,
+            "metadata": {"edition": edition.to_json()},
+            "token": uuid.uuid4().hex,
+        }
+        share = (changes.rows.sum() + len(changes.withdrawn)) / max(1, len(changes.rows))
+        self.lease.check()
+        if merge and share <= MERGED_BELOW:
+            changed = rows.of(changes.rows.nonzero()[0])
+            table.merge(changed, changes.withdrawn, on="image_id", **told)
+        else:
+            table.overwrite(rows.all(), self.schema, **told)
+
+    def _edition(self, changes: Changes) -> Edition:
+        a, good = self.assessment, self.rows.fates.good
+        spec = replace(
+            a.asked.spec, prompts=replace(a.asked.spec.prompts, uri=split_query(a.asked.spec.prompts.uri)[0])
+        )
+        table = a.asked.table
+        return Edition(
+            number=a.version + 1,
+            kind=REGENERATED,
+            name=a.options.name,
+            created=datetime.now(UTC).isoformat(),
+            spec=spec_to_dict(spec),
+            table={
+                "root": table.root,
+                "digest": table.digest,
+                "settings": a.asked.settings,
+                "files": len(table.files),
+                "prompts": len(pc.unique(a.spool.columns(["prompt_id"])["prompt_id"])),
+                "columns": table.carried.names,
+            },
+            weights=a.weights,
+            located=a.asked.located or "",
+            dtypes=a.dtypes.named(),
+            numerics=NUMERICS_VERSION,
+            versions=versions(),
+            counts=Counts(
+                images=a.spool.rows,
+                failed=int((~good).sum()),
+                stale=int(self.rows.stale.sum()),
+                reused=int(good.sum()) - self.rendered.decoded - self.rendered.rendered,
+                decoded=self.rendered.decoded,
+                rendered=self.rendered.rendered,
+                new=int(changes.new.sum()),
+                withdrawn=len(changes.withdrawn),
+                changed=int((changes.pictures & ~changes.new).sum()),
+                carried=int(changes.carried.sum()),
+            ),
+            runs=self._runs(),
+            run=self.rendered.run,
+            options=a.options.to_json(),
+        )
+
+    def _runs(self) -> dict[str, int]:
+        """Good pictures by the run that they lie in."""
+        keys = self.assessment.spool.columns(["stage_ba_key"])["stage_ba_key"]
+        counted = Counter[str]()
+        for start in range(0, len(keys), 2**18):
+            runs = self.known.references(keys.slice(start, 2**18))["run"].drop_null()
+            counted.update({v["values"]: v["counts"] for v in pc.value_counts(runs).to_pylist()})
+        return dict(sorted(counted.items()))

@@ -43,7 +43,7 @@ class RemoteObjects(Store):
         protocol = split_url(uri).scheme
         self.is_s3 = self.replaces_by_condition = self.lists_by_prefix = protocol in S3_PROTOCOLS
         self.create_only = protocol in CREATE_ONLY_PROTOCOLS
-        files = _s3_files(os.getpid(), _aws_environment()) if self.is_s3 else None
+        files = _s3_files(os.getpid(), aws_environment()) if self.is_s3 else None
         self.files: Any = files or _files_of(uri, protocol)
         self.root = str(self.files._strip_protocol(uri)).rstrip("/")
         self._bucket_is_there = False
@@ -248,7 +248,7 @@ def _part_of(data: bytes, start: int | None, end: int | None) -> bytes:
     return data[start:end]
 
 
-def _aws_environment() -> tuple[tuple[str, str], ...]:
+def aws_environment() -> tuple[tuple[str, str], ...]:
     return tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
 
 

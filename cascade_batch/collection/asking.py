@@ -7,19 +7,28 @@ from dataclasses import dataclass, replace
 
 from cascade_batch.collection.editions import Edition
 from cascade_batch.collection.schemas import EDITION
+from cascade_batch.errors import SpecError
 from cascade_batch.model.dtypes import AUTO
 from cascade_batch.model.numerics import NUMERICS_VERSION
-from cascade_batch.model.stages import PerPool
+from cascade_batch.model.stages import STAGES, PerPool
 from cascade_batch.pipeline.runners.runner import Runner
 from cascade_batch.pipeline.sitting import SHARE_C
 from cascade_batch.prompts import PromptTable, open_table
 from cascade_batch.run.schemas import MANIFEST_COLUMNS
 from cascade_batch.run.stage_keys import KeyMaker
-from cascade_batch.settings import Spec, binding_fields, sampling_of, text_options_of
+from cascade_batch.settings import (
+    DEFAULT_BATCH,
+    PROBE_BATCH,
+    Spec,
+    binding_fields,
+    sampling_of,
+    text_options_of,
+)
 from cascade_batch.storage import Storage
 from cascade_batch.weights import Model
 from cascade_batch.weights.fingerprint import fingerprint
 from cascade_batch.weights.local import digests
+from cascade_batch.workers.committing import versions
 from cascade_batch.workers.keying import Keying
 
 RESERVED = MANIFEST_COLUMNS | set(EDITION.names)
@@ -105,3 +114,28 @@ def keying_of(asked: Asked, dtypes: PerPool[str], weights: dict[str, str]) -> Ke
         picture_side=asked.model.picture_side(),
         picture_pixels=spec.limits.picture_pixels,
     )
+
+
+def wanted_bits(asked: Asked, make_runner: Callable[[], Runner]) -> dict[str, object]:
+    """What a known picture must have been rendered with to have the bits that the workers of now would give it.
+
+    Raises SpecError where their batch is not known before they have measured it.
+    """
+    runner, pools = make_runner(), asked.spec.pools
+    sized = runner.size_pools(pools, asked.spec.model.dtype, SHARE_C)
+    wanted: dict[str, object] = {"versions": versions()}
+    for stage in STAGES:
+        pool = sized[stage]
+        batch = pool.settings.batch
+        if not isinstance(batch, int) and (pool.gpus or batch == PROBE_BATCH):
+            raise SpecError(
+                "pictures of equal bits need a batch that is known before the workers measure one",
+                where=f"pools.{stage.key}.batch",
+                got=batch,
+                expected="a number",
+                next_step=f"--set pools.{stage.key}.batch=N, as the pictures were rendered with, or --reuse keys",
+            )
+        wanted[stage.cost("device")] = runner.device_kind(pool)
+        wanted[stage.cost("batch")] = batch if isinstance(batch, int) else DEFAULT_BATCH
+        wanted[stage.cost("threads")] = pool.settings.threads
+    return wanted

@@ -9,9 +9,8 @@ from enum import IntEnum
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.types as t
 
+from cascade_batch.collection.columns import Column, differing, is_among, places, taken, true, valid
 from cascade_batch.collection.delta import DeltaTableAt, cast_for_delta
 from cascade_batch.collection.known import Known
 from cascade_batch.collection.spool import Spool
@@ -43,9 +42,12 @@ class Before:
     withdrawn: pa.Array
     """Image ids that are asked for no more."""
 
-    def column(self, name: str) -> pa.ChunkedArray:
+    def column(self, name: str) -> Column:
         """Of each image that is asked for, the value before; null where there is none."""
-        return self.rows[name].take(pa.array(self.at, mask=self.at < 0))
+        return taken(self.rows[name], self.at)
+
+    def has_status(self, status: str) -> np.ndarray:
+        return self.column("status").to_numpy() == status
 
     @property
     def is_there(self) -> np.ndarray:
@@ -67,10 +69,9 @@ _COMPARED = [
 def before(table: DeltaTableAt, version: int, image_ids: pa.ChunkedArray) -> Before:
     """What the edition of this version says of these images."""
     rows = table.read(_COMPARED, version=version)
-    ids = rows["image_id"].combine_chunks()
-    at = pc.fill_null(pc.index_in(image_ids, value_set=ids), -1).to_numpy().astype(np.int64)
-    gone = pc.invert(pc.is_in(ids, value_set=image_ids.combine_chunks()))
-    return Before(at, rows, ids.filter(gone))
+    ids = rows["image_id"]
+    gone = ids.filter(pa.array(~is_among(ids, image_ids)))
+    return Before(places(image_ids, ids), rows, gone.combine_chunks())
 
 
 def states(spool: Spool, known: Known, earlier: Before, retry_failed: bool) -> np.ndarray:
@@ -79,11 +80,11 @@ def states(spool: Spool, known: Known, earlier: Before, retry_failed: bool) -> n
     found = np.full(spool.rows, State.NOTHING, np.int8)
     found[known.embeddings(keys["stage_c_key"])] = State.EMBEDDING
     found[known.pictures(keys["stage_ba_key"])] = State.PICTURE
-    found[_valid(keys["error_code"])] = State.REFUSED
+    found[valid(keys["error_code"])] = State.REFUSED
     if not retry_failed:
-        failed = _bool(pc.equal(earlier.column("status"), "failed"))
-        same = same_values(earlier.column("stage_ba_key"), keys["stage_ba_key"])
-        same &= same_values(earlier.column("stage_c_key"), keys["stage_c_key"])
+        failed = earlier.has_status("failed")
+        same = ~differing(earlier.column("stage_ba_key"), keys["stage_ba_key"])
+        same &= ~differing(earlier.column("stage_c_key"), keys["stage_c_key"])
         found[failed & same & np.isin(found, (State.EMBEDDING, State.NOTHING))] = State.LEFT
     return found
 
@@ -91,8 +92,8 @@ def states(spool: Spool, known: Known, earlier: Before, retry_failed: bool) -> n
 def unchanged_pictures(spool: Spool, known: Known, earlier: Before) -> np.ndarray:
     """Whether the edition before shows each image's picture already, (n,) bool."""
     uris = earlier.column("image_uri")
-    good = _bool(pc.equal(earlier.column("status"), "ok")) & ~_bool(earlier.column("stale"))
-    same = same_values(earlier.column("stage_ba_key"), spool.columns(["stage_ba_key"])["stage_ba_key"])
+    good = earlier.has_status("ok") & ~true(earlier.column("stale"))
+    same = ~differing(earlier.column("stage_ba_key"), spool.columns(["stage_ba_key"])["stage_ba_key"])
     return good & same & known.has(uris)
 
 
@@ -109,36 +110,7 @@ def carried_differs(
     for name in names:
         wanted = cast_for_delta(spool.columns([name]), pa.schema([schema.field(name)]))[name]
         stored = table.read(["image_id", name], version=version)
-        ids = earlier.rows["image_id"].combine_chunks()
-        order = pc.index_in(ids, value_set=stored["image_id"].combine_chunks())
-        had = stored[name].take(order).take(pa.array(earlier.at, mask=earlier.at < 0))
-        found |= ~_equal(wanted, had)
+        order = places(earlier.rows["image_id"], stored["image_id"])
+        had = taken(taken(stored[name], order), earlier.at)
+        found |= differing(wanted, had)
     return found & earlier.is_there
-
-
-def _equal(a: pa.ChunkedArray, b: pa.ChunkedArray) -> np.ndarray:
-    """Whether values are equal, nulls and NaNs among themselves, (n,) bool."""
-    if a.type != b.type:
-        b = b.cast(a.type)
-    if t.is_nested(a.type):
-        if a.equals(b):
-            return np.ones(len(a), bool)
-        return np.array([repr(x) == repr(y) for x, y in zip(a.to_pylist(), b.to_pylist(), strict=True)])
-    same = same_values(a, b)
-    if t.is_floating(a.type):
-        same |= _bool(pc.and_(pc.is_nan(a), pc.is_nan(b)))
-    return same
-
-
-def same_values(a: pa.ChunkedArray, b: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """Whether values are equal, or both null, (n,) bool."""
-    both_null = ~_valid(a) & ~_valid(b)
-    return _bool(pc.equal(a, b)) | both_null
-
-
-def _valid(column: pa.ChunkedArray) -> np.ndarray:
-    return column.is_valid().to_numpy().astype(bool)
-
-
-def _bool(column: pa.ChunkedArray) -> np.ndarray:
-    return pc.fill_null(column, False).to_numpy().astype(bool)

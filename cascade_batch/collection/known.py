@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from cascade_batch.collection.columns import is_among, places, taken
 from cascade_batch.collection.delta import DeltaTableAt
 from cascade_batch.collection.schemas import KNOWN
 from cascade_batch.run import paths
@@ -44,20 +45,20 @@ class Known:
     @cached_property
     def gone(self) -> set[str]:
         """Runs that are known, but stand no more: somebody has deleted them by hand."""
-        runs = pc.unique(self.table.read(["run"], version=self.version)["run"]).to_pylist()
+        runs = self.table.read(["run"], version=self.version)["run"].unique().to_pylist()
         return {run for run in runs if not _stands(self.storage, run)}
 
     def pictures(self, keys: pa.ChunkedArray) -> np.ndarray:
         """Whether the picture of each `stage_ba_key` is known, (n,) bool."""
-        return _among(keys, self._read(["stage_ba_key"])["stage_ba_key"])
+        return is_among(keys, self._read(["stage_ba_key"])["stage_ba_key"])
 
     def embeddings(self, keys: pa.ChunkedArray) -> np.ndarray:
         """Whether the embedding of each `stage_c_key` is known, (n,) bool."""
-        return _among(keys, self._read(["stage_c_key"], embeddings=True)["stage_c_key"])
+        return is_among(keys, self._read(["stage_c_key"], embeddings=True)["stage_c_key"])
 
     def has(self, image_uris: pa.ChunkedArray) -> np.ndarray:
         """Whether each picture, by its URI, is one that may be used, (n,) bool."""
-        return _among(image_uris, self._read(["image_uri"])["image_uri"])
+        return is_among(image_uris, self._read(["image_uri"])["image_uri"])
 
     def references(self, keys: pa.ChunkedArray) -> pa.Table:
         """`REFERENCES` of the picture of each `stage_ba_key`, null where there is none."""
@@ -74,12 +75,12 @@ class Known:
         return uri if is_absolute(uri) else self.storage.url(uri)
 
     def _of(self, keys: pa.Array | pa.ChunkedArray, name: str, columns: tuple[str, ...]) -> pa.Table:
-        asked = pc.unique(keys).drop_null()
+        asked = keys.unique().drop_null()
         found = self._read(
             [name, *columns], where=pc.field(name).isin(asked), embeddings=name == "stage_c_key"
         )
-        at = pc.index_in(keys, value_set=found[name].combine_chunks(), skip_nulls=True)
-        return found.select(list(columns)).take(at)
+        at = places(keys, found[name])
+        return pa.table({name: taken(found[name], at) for name in columns})
 
     def _read(
         self, columns: list[str], where: ds.Expression | None = None, embeddings: bool = False
@@ -92,11 +93,6 @@ class Known:
         conditions += [pc.field(name) == value for name, value in bits.items()]
         wanted = reduce(operator.and_, conditions) if conditions else None
         return self.table.read(columns, version=self.version, where=wanted)
-
-
-def _among(values: pa.ChunkedArray, known: pa.ChunkedArray) -> np.ndarray:
-    known = known.drop_null().combine_chunks()
-    return pc.is_in(values, value_set=known, skip_nulls=True).to_numpy(zero_copy_only=False).astype(bool)
 
 
 def _stands(storage: Storage, run: str) -> bool:

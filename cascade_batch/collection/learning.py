@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cascade_batch.collection.columns import Column, chosen, is_among
 from cascade_batch.collection.place import Collection
 from cascade_batch.collection.schemas import KNOWN
 from cascade_batch.model.stages import STAGES
@@ -76,19 +77,17 @@ def learn(collection: Collection, source: Source, token: str, metadata: dict[str
 def _append(collection: Collection, rows: pa.Table, metadata: dict[str, object], token: str) -> int:
     version = collection.known.version()
     stored = collection.known.read(["image_uri", "embedding_uri", "embedding_row"], version=version)
-    known = _places(stored).combine_chunks()
-    is_known = pc.is_in(_places(rows), value_set=known).to_numpy(zero_copy_only=False).astype(bool)
-    new = rows.filter(pa.array(~is_known))
+    new = rows.filter(pa.array(~is_among(_places(rows), _places(stored))))
     collection.known.append(new, after=version, metadata=metadata, token=token)
     return new.num_rows
 
 
-def _places(rows: pa.Table) -> pa.ChunkedArray:
+def _places(rows: pa.Table) -> Column:
     """Where the picture of each row lies, or, of an embedding alone, that."""
     joined = pc.call_function(
         "binary_join_element_wise", [rows["embedding_uri"], rows["embedding_row"].cast(pa.string()), "#"]
     )
-    return pc.coalesce(rows["image_uri"], joined)
+    return pc.call_function("coalesce", [rows["image_uri"], joined])
 
 
 def known_rows(source: Source) -> Iterator[pa.Table]:
@@ -108,10 +107,10 @@ def _from_manifest(manifest: pa.Table, source: Source) -> pa.Table:
     """Good pictures, and the embeddings of pictures that failed after Stage C."""
     manifest = manifest.filter(pc.field("embedding_sha256").is_valid() & pc.field("stage_c_key").is_valid())
     failed = manifest["status"].to_numpy() != "ok"
-    columns = {name: manifest[name] for name in manifest.column_names}
+    columns: dict[str, Column] = {name: manifest[name] for name in manifest.column_names}
     for name in _PICTURE:
         kind = manifest[name].type
-        columns[name] = pc.if_else(pa.array(failed), pa.scalar(None, kind), manifest[name])
+        columns[name] = chosen(failed, pa.scalar(None, kind), manifest[name])
     return _as_known(columns, source, manifest.num_rows)
 
 
@@ -120,7 +119,7 @@ def _from_embeddings(stored: pa.Table, key: str, source: Source) -> pa.Table:
     stored = stored.append_column("embedding_row", rows).filter(
         (pc.field("status") == "ok") & pc.field("stage_c_key").is_valid()
     )
-    columns = {
+    columns: dict[str, Column] = {
         "stage_c_key": stored["stage_c_key"],
         "embedding_row": stored["embedding_row"],
         "embedding_sha256": stored["embedding_sha256"],
@@ -130,7 +129,7 @@ def _from_embeddings(stored: pa.Table, key: str, source: Source) -> pa.Table:
     return _as_known(columns, source, stored.num_rows)
 
 
-def _as_known(columns: dict[str, pa.ChunkedArray | pa.Array], source: Source, rows: int) -> pa.Table:
+def _as_known(columns: dict[str, Column], source: Source, rows: int) -> pa.Table:
     for name in ("image_uri", "embedding_uri"):
         if name in columns:
             uris = columns[name].to_pylist()

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cascade_batch.collection.columns import is_among, is_first
 from cascade_batch.collection.comparing import State
 from cascade_batch.collection.spool import Spool
 from cascade_batch.model.conditions import CONDITIONS, Kind
@@ -65,9 +65,12 @@ def missing(spool: Spool, states: np.ndarray, failed: set[str]) -> Missing:
     wanted = np.flatnonzero(np.isin(states, (State.EMBEDDING, State.NOTHING)))
     table = spool.columns(["image_id", "stage_c_key", "stage_ba_key", *_ASKED[3:]]).take(pa.array(wanted))
     state = states[wanted]
-    chosen = np.flatnonzero(_first(table["stage_ba_key"]) & ~_is_in(table["stage_ba_key"], failed))
+    chosen = np.flatnonzero(
+        is_first(table["stage_ba_key"])
+        & ~is_among(table["stage_ba_key"], pa.array(sorted(failed), pa.string()))
+    )
     # A second picture from an embedding that is not there yet waits until it is: nothing is denoised twice.
-    first = _first(table["stage_c_key"].take(pa.array(chosen))) | (state[chosen] == State.EMBEDDING)
+    first = is_first(table["stage_c_key"].take(pa.array(chosen))) | (state[chosen] == State.EMBEDDING)
     chosen = chosen[first]
     order = chosen[_order(table.take(pa.array(chosen)), state[chosen])]
     taken = table.take(pa.array(order))
@@ -143,16 +146,3 @@ def _order(table: pa.Table, state: np.ndarray) -> np.ndarray:
     guided = [guides(table[f"{stage}_guidance_scale"].to_numpy()) for stage in ("prior", "decoder")]
     sizes = [table[name].to_numpy() for name in ("width", "height", "prior_steps", "decoder_steps")]
     return np.lexsort([*reversed([state, *sizes, *guided])])
-
-
-def _first(keys: pa.ChunkedArray) -> np.ndarray:
-    """Whether each key stands here for the first time, (n,) bool."""
-    at = pc.index_in(keys, value_set=pc.unique(keys)).to_numpy()
-    first = np.zeros(len(at), bool)
-    first[np.unique(at, return_index=True)[1]] = True
-    return first
-
-
-def _is_in(keys: pa.ChunkedArray, among: set[str]) -> np.ndarray:
-    found = pc.is_in(keys, value_set=pa.array(sorted(among), pa.string()))
-    return found.to_numpy(zero_copy_only=False).astype(bool)

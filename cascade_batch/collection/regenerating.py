@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from cascade_batch.collection import asking
 from cascade_batch.collection.assessing import Assessment, Options, assess
@@ -22,7 +21,7 @@ from cascade_batch.collection.delta import held_by_delta
 from cascade_batch.collection.editions import REGENERATED, Counts, Edition, editions_of
 from cascade_batch.collection.known import Known
 from cascade_batch.collection.lease import Lease, holding
-from cascade_batch.collection.place import Collection, create_or_open
+from cascade_batch.collection.place import create_or_open
 from cascade_batch.collection.rendering import Rendered, Rendering
 from cascade_batch.collection.schemas import edition_schema
 from cascade_batch.collection.spool import Spool
@@ -204,7 +203,7 @@ class _Committing:
                 "digest": table.digest,
                 "settings": a.asked.settings,
                 "files": len(table.files),
-                "prompts": len(pc.unique(a.spool.columns(["prompt_id"])["prompt_id"])),
+                "prompts": len(a.spool.columns(["prompt_id"])["prompt_id"].unique()),
                 "columns": table.carried.names,
             },
             weights=a.weights,
@@ -235,5 +234,5 @@ class _Committing:
         counted = Counter[str]()
         for start in range(0, len(keys), 2**18):
             runs = self.known.references(keys.slice(start, 2**18))["run"].drop_null()
-            counted.update({v["values"]: v["counts"] for v in pc.value_counts(runs).to_pylist()})
+            counted.update({v["values"]: v["counts"] for v in runs.value_counts().to_pylist()})
         return dict(sorted(counted.items()))

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cascade_batch.collection.comparing import Before, State, carried_differs, same_values, unchanged_pictures
+from cascade_batch.collection.columns import chosen, differing, places, taken, true, valid
+from cascade_batch.collection.comparing import Before, State, carried_differs, unchanged_pictures
 from cascade_batch.collection.delta import DeltaTableAt, cast_for_delta
 from cascade_batch.collection.known import REFERENCES, Known
 from cascade_batch.collection.spool import ROWS, Spool
@@ -101,15 +102,15 @@ class NewRows:
     @property
     def stale(self) -> np.ndarray:
         """Whether each image shows its last good picture, for want of the one that is asked for, (n,) bool."""
-        had = self.earlier.column("image_uri").is_valid().to_numpy().astype(bool)
+        had = valid(self.earlier.column("image_uri"))
         return had & ~self.fates.good & self.keep_stale
 
     def changes(self, carried: list[str], same_schema: bool) -> Changes:
         """What differs from the edition before; `carried`: the prompt table's own columns."""
         there = self.earlier.is_there
         same = unchanged_pictures(self.spool, self.known, self.earlier) & self.fates.good
-        same |= ~self.fates.good & same_values(self.earlier.column("error_code"), self.fates.codes) & there
-        same &= self.stale == _true(self.earlier.column("stale"))
+        same |= ~self.fates.good & ~differing(self.earlier.column("error_code"), self.fates.codes) & there
+        same &= self.stale == true(self.earlier.column("stale"))
         if same_schema:
             names = [*_COMPARED_VALUES, *carried]
             differs = carried_differs(self.spool, self.table, self.version, self.earlier, names, self.schema)
@@ -122,12 +123,11 @@ class NewRows:
         asked, at = self.spool.take(images), pa.array(images)
         columns = {name: asked[name] for name in asked.column_names}
         found = self.known.references(asked["stage_ba_key"])
-        good = pa.array(self.fates.good[images])
         stale = self.stale[images]
         if stale.any():
             found = self._with_stale(found, asked["image_id"], stale)
         columns |= {name: found[name] for name in PICTURE}
-        columns["status"] = pc.if_else(good, "ok", "failed")
+        columns["status"] = chosen(self.fates.good[images], "ok", "failed")
         columns["error_code"], columns["error_message"] = (
             self.fates.codes.take(at),
             self.fates.messages.take(at),
@@ -147,12 +147,5 @@ class NewRows:
         wanted = image_ids.filter(pa.array(stale)).combine_chunks()
         columns = ["image_id", *PICTURE]
         before = self.table.read(columns, version=self.version, where=pc.field("image_id").isin(wanted))
-        at = pc.index_in(image_ids, value_set=before["image_id"].combine_chunks())
-        kept = before.select(list(PICTURE)).take(at)
-        mask = pa.array(stale)
-        chosen = {name: pc.if_else(mask, kept[name], found[name]) for name in PICTURE}
-        return pa.table(chosen)
-
-
-def _true(column: pa.ChunkedArray) -> np.ndarray:
-    return pc.fill_null(column, False).to_numpy().astype(bool)
+        at = places(image_ids, before["image_id"])
+        return pa.table({name: chosen(stale, taken(before[name], at), found[name]) for name in PICTURE})

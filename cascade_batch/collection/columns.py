@@ -1,0 +1,85 @@
+"""Columns of millions of values beside one another, by Arrow's own kernels: which are equal, and where they stand."""
+
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as t
+
+AT_ONCE = 2**14
+"""Values of nested types that are compared as texts at once."""
+Column: TypeAlias = pa.ChunkedArray | pa.Array
+
+
+def valid(column: Column) -> np.ndarray:
+    """Whether values are not null, (n,) bool."""
+    return column.is_valid().to_numpy(zero_copy_only=False).astype(bool)
+
+
+def true(column: Column) -> np.ndarray:
+    """Whether values of a column of booleans are true, (n,) bool; nulls are not."""
+    return column.fill_null(False).to_numpy(zero_copy_only=False).astype(bool)
+
+
+def places(values: Column, among: Column) -> np.ndarray:
+    """Where each value stands first in another column, -1 for null and for what it has not, (n,) int64."""
+    options = pc.SetLookupOptions(value_set=_joined(among), skip_nulls=True)
+    found = pc.call_function("index_in", [values], options)
+    return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def is_among(values: Column, among: Column) -> np.ndarray:
+    """Whether another column has each value, (n,) bool; never for null."""
+    options = pc.SetLookupOptions(value_set=_joined(among), skip_nulls=True)
+    return true(pc.call_function("is_in", [values], options))
+
+
+def is_first(values: Column) -> np.ndarray:
+    """Whether each value stands here for the first time, (n,) bool."""
+    at = pc.call_function("index_in", [values], pc.SetLookupOptions(value_set=values.unique()))
+    first = np.zeros(len(values), bool)
+    first[np.unique(at.to_numpy(zero_copy_only=False), return_index=True)[1]] = True
+    return first
+
+
+def taken(column: Column, at: np.ndarray) -> Column:
+    """The values at these places, null for -1."""
+    return column.take(pa.array(at, mask=at < 0))
+
+
+def chosen(mask: np.ndarray, if_true: Column | str | pa.Scalar, if_false: Column | str | pa.Scalar) -> Column:
+    """One of two values, row by row."""
+    return pc.call_function("if_else", [pa.array(mask), if_true, if_false])
+
+
+def differing(a: Column, b: Column) -> np.ndarray:
+    """Whether values differ, (n,) bool. Nulls are equal among themselves, and so are NaNs."""
+    if a.type != b.type:
+        try:
+            a = a.cast(b.type)
+        except pa.ArrowException:  # such as a text that has become a number
+            return _differing_texts(a, b)
+    if t.is_nested(b.type) or isinstance(b.type, pa.BaseExtensionType):
+        return np.zeros(len(b), bool) if a.equals(b) else _differing_texts(a, b)
+    differs = true(pc.call_function("not_equal", [a, b])) | (valid(a) != valid(b))
+    if t.is_floating(b.type):
+        differs &= ~(_is_nan(a) & _is_nan(b))
+    return differs
+
+
+def _is_nan(column: Column) -> np.ndarray:
+    return true(pc.call_function("is_nan", [column]))
+
+
+def _differing_texts(a: Column, b: Column) -> np.ndarray:
+    """Of values that Arrow does not compare, as Python writes them."""
+    parts = [np.zeros(0, bool)]
+    for start in range(0, len(b), AT_ONCE):
+        pairs = zip(a.slice(start, AT_ONCE).to_pylist(), b.slice(start, AT_ONCE).to_pylist(), strict=True)
+        parts.append(np.array([repr(x) != repr(y) for x, y in pairs], bool))
+    return np.concatenate(parts)
+
+
+def _joined(column: Column) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable
 class CascadeError(Exception):
     """Root of all errors this package raises on purpose. Survives pickling with its fields.
 
-    `spent` tells whether it came after pictures were rendered.
+    `spent` tells whether it came after pictures were rendered, `busy` that another process is to end first.
     """
 
     spent = False
+    busy = False
 
     def __init__(
         self, what: str, *, where: str = "", got: object = None, expected: object = None, next_step: str = ""

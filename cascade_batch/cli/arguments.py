@@ -50,12 +50,18 @@ def build_parser() -> argparse.ArgumentParser:
         prog="cascade-batch",
         description="Render prompt tables with Stable Cascade: resumable, verifiable, one manifest row per image.",
         epilog="exit codes: 0 finished, 1 failed, 2 bad input (nothing spent), 3 more failed rows than allowed, "
-        "4 verify found a difference, 130 interrupted",
+        "4 verify found a difference, 5 a collection is busy, 6 an edition has failed rows, 130 interrupted",
     )
     parser.add_argument("--version", action="version", version=f"cascade-batch {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_render(commands.add_parser("render", help="render a prompt table, or go on where it stopped"))
     _add_plan(commands.add_parser("plan", help="shards, images, bytes and PFLOP of a table; writes nothing"))
+    _add_regenerate(
+        commands.add_parser(
+            "regenerate", help="bring a collection to what a table asks for; renders what changed"
+        )
+    )
+    _add_import(commands.add_parser("import", help="make a run known to a collection, without copying it"))
     status = commands.add_parser("status", help="how far a run is")
     status.add_argument("run", metavar="RUN", help="the run's folder or URL")
     status.add_argument("--rows", action="store_true", help="count failed rows by code: reads every manifest")
@@ -101,8 +107,67 @@ def _add_render(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_regenerate(parser: argparse.ArgumentParser) -> None:
+    _add_spec_flags(parser)
+    parser.add_argument(
+        "--into",
+        required=True,
+        metavar="COLLECTION",
+        help="the collection's folder or prefix; made if it is new",
+    )
+    parser.add_argument("--runner", choices=("ray", "local"), default="ray", help="default: ray")
+    _add_reuse_flags(parser)
+    parser.add_argument(
+        "--edition",
+        metavar="NAME",
+        help="name of the edition, such as a date: an edition of a name is made once",
+    )
+    parser.add_argument(
+        "--keep-stale",
+        action="store_true",
+        help="an image that fails shows its last good picture, marked stale",
+    )
+    _add_if_busy(parser)
+
+
+def _add_reuse_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--reuse",
+        choices=("keys", "bits"),
+        default="keys",
+        help="take known pictures of equal key (default), or of equal device kind, versions, batch and threads too",
+    )
+    parser.add_argument(
+        "--retry-failed",
+        choices=("always", "never"),
+        default="always",
+        help="render images that failed before once more (default: always)",
+    )
+
+
+def _add_if_busy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--if-busy",
+        choices=("fail", "skip", "wait"),
+        default="fail",
+        help="while another process is at work on the collection: exit 5 (default), exit 0, or wait",
+    )
+
+
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="the run's folder or URL, where it stays")
+    parser.add_argument("--into", required=True, metavar="COLLECTION", help="made if it is new")
+    _add_if_busy(parser)
+
+
 def _add_plan(parser: argparse.ArgumentParser) -> None:
     _add_spec_flags(parser)
+    parser.add_argument(
+        "--into",
+        metavar="COLLECTION",
+        help="what `regenerate` would reuse, decode and render with this collection",
+    )
+    _add_reuse_flags(parser)
     rate = parser.add_mutually_exclusive_group()
     rate.add_argument("--rate", type=float, metavar="N", help="measured images per second, to print hours")
     rate.add_argument("--rate-from", metavar="RUN", help="take the rate from an earlier run's manifest")

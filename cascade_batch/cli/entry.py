@@ -11,7 +11,15 @@ from types import FrameType
 from cascade_batch.cli import logging
 from cascade_batch.cli.arguments import build_parser, spec_flags
 from cascade_batch.cli.completing import complete
-from cascade_batch.cli.exit_codes import BAD_INPUT, FAILED, FINISHED, INTERRUPTED, TOO_MANY_FAILED, UNREAD
+from cascade_batch.cli.exit_codes import (
+    BAD_INPUT,
+    BUSY,
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    TOO_MANY_FAILED,
+    UNREAD,
+)
 from cascade_batch.cli.showing import make_observer, summary
 from cascade_batch.cli.status import status_command
 from cascade_batch.errors import CascadeError, PromptTableError, SpecError, StorageError, WeightsError
@@ -59,6 +67,8 @@ def main(argv: Sequence[str]) -> int:
     commands = {
         "render": _render,
         "plan": _plan,
+        "regenerate": _regenerate,
+        "import": _import,
         "status": lambda arguments, _: status_command(arguments),
         "verify": _verify,
         "model": _model,
@@ -69,10 +79,16 @@ def main(argv: Sequence[str]) -> int:
         return commands[arguments.command](arguments, argv)
     except CascadeError as error:
         print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT if _is_bad_input(error) else FAILED
+        return _exit_of(error)
     except KeyboardInterrupt:
         print("interrupted; what is committed is safe. Repeat the command to go on.", file=sys.stderr)
         return INTERRUPTED
+
+
+def _exit_of(error: CascadeError) -> int:
+    if error.busy:
+        return BUSY
+    return BAD_INPUT if _is_bad_input(error) else FAILED
 
 
 def _is_bad_input(error: CascadeError) -> bool:
@@ -134,10 +150,14 @@ def _render(arguments, argv: Sequence[str]) -> int:
 def _check_out(uri: str) -> None:
     if not uri:
         raise SpecError("nowhere to write", next_step="add --out RUN, a folder or a bucket prefix")
+    _check_place(uri, "output.uri")
+
+
+def _check_place(uri: str, where: str) -> None:
     if RAY_JOB_MARK in os.environ and not is_absolute(uri):
         raise SpecError(
             "a job's working directory is deleted with the job, and the run with it",
-            where="output.uri",
+            where=where,
             got=uri,
             expected="a URL, or an absolute path that every node shares",
         )
@@ -161,8 +181,28 @@ def _plan(arguments: Namespace, _argv: Sequence[str]) -> int:
     from cascade_batch.cli.planning import Speed, print_plan
 
     speed = Speed(arguments.rate, arguments.rate_from, arguments.calibrate, arguments.gpus)
-    print_plan(_spec(arguments), speed)
+    spec = _spec(arguments)
+    if arguments.into is not None:
+        from cascade_batch.cli.forecasting import print_forecast
+
+        print_forecast(spec, arguments, speed, _runner_maker("ray", spec.log.level == "debug"))
+        return FINISHED
+    print_plan(spec, speed)
     return FINISHED
+
+
+def _regenerate(arguments: Namespace, _argv: Sequence[str]) -> int:
+    from cascade_batch.cli.regenerating import regenerate_command
+
+    spec = _spec(arguments)
+    _check_place(arguments.into, "--into")
+    return regenerate_command(arguments, spec, _runner_maker(arguments.runner, spec.log.level == "debug"))
+
+
+def _import(arguments: Namespace, _argv: Sequence[str]) -> int:
+    from cascade_batch.cli.regenerating import import_command
+
+    return import_command(arguments)
 
 
 def _verify(arguments: Namespace, _argv: Sequence[str]) -> int:

@@ -32,7 +32,7 @@ class Speed:
 
 def print_plan(spec: Spec, speed: Speed) -> None:
     """Shards, images, bytes, PFLOP, padded share; hours, and the best split of GPUs, only from a measured rate."""
-    _check_speed(speed)
+    check_speed(speed)
     table, plan = plan_table(spec)
     model = Model.locate(spec.model).for_conditions(table.conditions)
     configs = Configs.read(model.parts)
@@ -55,7 +55,15 @@ def print_plan(spec: Spec, speed: Speed) -> None:
     _print_speed(spec, plan, model, configs, speed)
 
 
-def _check_speed(speed: Speed) -> None:
+def plan_lines(plan: Plan, spec: Spec) -> list[str]:
+    """What a run of this plan is like, whatever it is a part of."""
+    padded = f"{plan.padded.c:.1%} of pool C, {plan.padded.ba:.1%} of pool BA{_assumed(spec)}"
+    lines = [f"shards   {plan.shards.num_rows:,}", f"sizes    {_sizes(plan)}", f"bytes    {_gigabytes(plan)}"]
+    return [*lines, f"padded   {padded}", *(f"note     {note}" for note in padding_remedy(plan.padded))]
+
+
+def check_speed(speed: Speed) -> None:
+    """Raise SpecError for a rate that is none, or GPUs that cannot be split."""
     if speed.rate is not None and not 0 < speed.rate < math.inf:
         raise SpecError(
             "a rate is images per second", where="--rate", got=speed.rate, expected="more than 0, finite"

@@ -24,7 +24,7 @@ from cascade_batch.storage import Storage
 from cascade_batch.storage.urls import is_absolute
 
 FOLDER = "prompts/"
-"""Of a run in a collection: its prompt table."""
+"""Of the prompt table, below a run's root."""
 ROWS_PER_FILE = 100_000
 _ASKED = (
     "prompt",

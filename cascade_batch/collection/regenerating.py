@@ -21,6 +21,7 @@ from cascade_batch.collection.delta import held_by_delta
 from cascade_batch.collection.editions import REGENERATED, Counts, Edition, editions_of
 from cascade_batch.collection.known import Known
 from cascade_batch.collection.lease import Lease, holding
+from cascade_batch.collection.one_runner import OneRunner
 from cascade_batch.collection.place import create_or_open
 from cascade_batch.collection.rendering import Rendered, Rendering
 from cascade_batch.collection.schemas import edition_schema
@@ -85,7 +86,7 @@ def regenerate(
         make_plan(asked.table, asked.spec)  # every error of its values
         check_carried(asked.table)
         schema = held_by_delta(edition_schema(asked.table.carried))
-        with closing(_OneRunner(make_runner)) as runner, Spool() as spool:
+        with closing(OneRunner(make_runner)) as runner, Spool() as spool:
             assessment = assess(asked, collection, last, runner, options, spool)
             rendered = Rendering(assessment, runner, observer, lease).all()
             if not rendered.is_whole:
@@ -107,34 +108,6 @@ def _says_it_all(asked: asking.Asked, last: Edition, options: Options) -> bool:
 
 def _state(edition: Edition) -> str:
     return DONE_WITH_FAILED_ROWS if edition.counts.failed else NOTHING_TO_DO
-
-
-class _OneRunner:
-    """Makes one runner, however often it is asked for, and closes it in the end."""
-
-    def __init__(self, make: Callable[[], Runner]) -> None:
-        self._make = make
-        self._made: Runner | None = None
-
-    def __call__(self) -> Runner:
-        if self._made is None:
-            self._made = self._make()
-        return _Borrowed(self._made)
-
-    def close(self) -> None:
-        if self._made is not None:
-            self._made.close()
-
-
-class _Borrowed:
-    """A runner that whoever borrows it cannot close."""
-
-    def __init__(self, runner: Runner) -> None:
-        self.size_pools, self.probe_create_only = runner.size_pools, runner.probe_create_only
-        self.weight_digests, self.run = runner.weight_digests, runner.run
-
-    def close(self) -> None:
-        """The owner does."""
 
 
 @dataclass(frozen=True)

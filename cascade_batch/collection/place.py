@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from cascade_batch.collection import paths
 from cascade_batch.collection.delta import DeltaTableAt
 from cascade_batch.collection.delta_stores import check_store
+from cascade_batch.collection.lease import RELEASED
 from cascade_batch.collection.schemas import EDITION, FORMAT, KNOWN
 from cascade_batch.errors import SpecError
 from cascade_batch.run.paths import RUN
-from cascade_batch.run.records import encode
 from cascade_batch.storage import Storage
 
 FORMAT_KEY = "cascade_batch.format"
 """Property of both Delta tables: the version of the collection's layout."""
-_NO_LEASE = encode({"token": None})
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def _check_conditional_writes(storage: Storage) -> None:
     """Raises SpecError, and leaves nothing behind, where an object can be overwritten by who wants to create it."""
     made = not storage.exists(paths.LEASE)
     if made:
-        storage.create(paths.LEASE, _NO_LEASE)
+        storage.create(paths.LEASE, RELEASED)
     if storage.probe_create_only(paths.LEASE):
         return
     if made:

@@ -11,6 +11,7 @@ from types import FrameType
 from cascade_batch.cli import logging
 from cascade_batch.cli.arguments import build_parser, spec_flags
 from cascade_batch.cli.completing import complete
+from cascade_batch.cli.embeddings import stored_embeddings
 from cascade_batch.cli.exit_codes import BAD_INPUT, FAILED, FINISHED, INTERRUPTED, TOO_MANY_FAILED, UNREAD
 from cascade_batch.cli.showing import make_observer, summary
 from cascade_batch.cli.status import status_command
@@ -124,6 +125,7 @@ def _render(arguments, argv: Sequence[str]) -> int:
             observer,
             retry_failed=arguments.retry_failed,
             take_over=arguments.take_over,
+            stored=stored_embeddings(spec.prompts.embeddings_from),
         )
     finally:
         observer.close()

@@ -31,6 +31,7 @@ SPEC_FLAGS = {
     "variant": "model.variant",
     "dtype": "model.dtype",
     "limit": "prompts.limit",
+    "embeddings_from": "prompts.embeddings_from",
     "seed": "seed",
     "width": "render.width",
     "height": "render.height",
@@ -99,6 +100,12 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 def _add_render(parser: argparse.ArgumentParser) -> None:
     _add_spec_flags(parser)
     parser.add_argument("--runner", choices=("ray", "local"), default="ray", help="default: ray")
+    parser.add_argument(
+        "--embeddings-from",
+        metavar="RUN_OR_COLLECTION",
+        help="decode the stored embeddings of a run or collection, each of the very key that its row asks for, with "
+        "other decoder settings, Stage B or Stage A; Stage C is not loaded",
+    )
     parser.add_argument(
         "--retry-failed", action="store_true", help="render only failed rows; all others keep bytes and rows"
     )
@@ -233,7 +240,7 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
 
 def spec_flags(arguments: argparse.Namespace) -> dict[str, Any]:
     """The spec keys that flags set; a flag not given sets nothing."""
-    given = {key: getattr(arguments, flag) for flag, key in SPEC_FLAGS.items()}
+    given = {key: getattr(arguments, flag, None) for flag, key in SPEC_FLAGS.items()}
     flags = {key: value for key, value in given.items() if value is not None}
     if arguments.column:
         flags["prompts.columns"] = dict(_column(text) for text in arguments.column)

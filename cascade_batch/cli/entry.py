@@ -11,6 +11,7 @@ from types import FrameType
 from cascade_batch.cli import logging
 from cascade_batch.cli.arguments import build_parser, spec_flags
 from cascade_batch.cli.completing import complete
+from cascade_batch.cli.embeddings import stored_embeddings
 from cascade_batch.cli.exit_codes import (
     BAD_INPUT,
     BUSY,
@@ -140,6 +141,7 @@ def _render(arguments, argv: Sequence[str]) -> int:
             observer,
             retry_failed=arguments.retry_failed,
             take_over=arguments.take_over,
+            stored=stored_embeddings(spec.prompts.embeddings_from),
         )
     finally:
         observer.close()

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 class Busy(CascadeError):
     """Another process is at work on the collection."""
 
+    busy = True
     host, doing, since = "", "", ""
     """`since` by the clock of `host`."""
     watched_s = 0.0

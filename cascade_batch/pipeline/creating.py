@@ -1,6 +1,7 @@
 """Creating a run: planned and written down once, afterwards only ever read and compared."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -17,16 +18,24 @@ from cascade_batch.run.run import Run, read_run_record
 from cascade_batch.run.schemas import FORMAT, MANIFEST_COLUMNS, embedding_schema, manifest_schema
 from cascade_batch.run.shards import write_plan
 from cascade_batch.settings import Spec, differing_fields
-from cascade_batch.storage import Storage
+from cascade_batch.storage import ObjectExists, Storage
 from cascade_batch.storage.urls import split_query
+
+FindSources = Callable[[PromptTable, pa.Table], bytes]
+"""Makes `sources.parquet` from the prompt table and the plan."""
 
 
 def open_or_create(
-    spec: Spec, storage: Storage, check: Callable[[PromptTable], object] = lambda _table: None
+    spec: Spec,
+    storage: Storage,
+    check: Callable[[PromptTable], object] = lambda _table: None,
+    find_sources: FindSources | None = None,
 ) -> Run:
     """The run at the spec's output, planned now if it is new.
 
-    `check` sees the table before anything is written, and may raise.
+    Args:
+        check: sees the table before anything is written, and may raise.
+        find_sources: of a run that takes embeddings from elsewhere; may raise, likewise.
 
     Raises:
         SpecError: the run was made with a spec that gives other pictures; every field is named.
@@ -34,20 +43,41 @@ def open_or_create(
     """
     record = read_run_record(storage)
     if record is None:
-        return _create(spec, storage, check)
+        return _create(spec, storage, check, find_sources)
     table = open_table(spec.prompts, reserved=MANIFEST_COLUMNS)
     check(table)
-    return _resume(spec, storage, record, table)
+    return _resume(spec, storage, record, table, find_sources)
 
 
-def _create(spec: Spec, storage: Storage, check: Callable[[PromptTable], object]) -> Run:
+def _create(
+    spec: Spec,
+    storage: Storage,
+    check: Callable[[PromptTable], object],
+    find_sources: FindSources | None,
+) -> Run:
     table, plan = plan_table(spec)
     check(table)
+    sources = find_sources(table, plan.shards) if find_sources else None
     record = _record(spec, table, plan)
     stored = RunRecord.from_json(create_json(storage, paths.RUN, record.to_json()), storage.uri)
     if stored.created != record.created:  # another driver created it first
-        return _resume(spec, storage, stored, table)
+        return _resume(spec, storage, stored, table, find_sources)
+    if sources is not None:
+        _write_sources(storage, sources)
     return _with_plan(Run(storage, stored, table), plan.shards)
+
+
+def ensure_sources(run: Run, shards: pa.Table, find_sources: FindSources | None) -> None:
+    """Make `sources.parquet` of a run that has none yet, or none any more; the same if its source is the same."""
+    if find_sources is not None and not run.storage.exists(paths.SOURCES):
+        _write_sources(run.storage, find_sources(run.table, shards))
+
+
+def _write_sources(storage: Storage, sources: bytes) -> None:
+    with suppress(
+        ObjectExists
+    ):  # another driver was first, and found others perhaps: what stands is the run's
+        storage.create(paths.SOURCES, sources)
 
 
 def _with_plan(run: Run, shards: pa.Table) -> Run:
@@ -82,14 +112,22 @@ def _described(schema: pa.Schema) -> list[str]:
     return [f"{field.name}: {field.type}" for field in schema]
 
 
-def _resume(spec: Spec, storage: Storage, record: RunRecord, table: PromptTable) -> Run:
+def _resume(
+    spec: Spec,
+    storage: Storage,
+    record: RunRecord,
+    table: PromptTable,
+    find_sources: FindSources | None,
+) -> Run:
     _check_spec(record.spec, spec, storage.uri)
     _check_table(record.table, table)
     run = Run(storage, record, record.table.at(table.root, table.query))
     if storage.exists(paths.PLAN):
         return run
     # The driver that wrote run.json died before it wrote the plan, or is just about to.
-    return _with_plan(run, make_plan(run.table, record.spec).shards)
+    shards = make_plan(run.table, record.spec).shards
+    ensure_sources(run, shards, find_sources)
+    return _with_plan(run, shards)
 
 
 def _check_spec(stored: Spec, wanted: Spec, uri: str) -> None:

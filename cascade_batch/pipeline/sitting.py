@@ -4,29 +4,29 @@ State lives on storage only. What is done is what `manifest/` lists; everything 
 """
 
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from typing import Protocol
 
-import pyarrow.compute as pc
-
 from cascade_batch import weights
-from cascade_batch.errors import CascadeError, StorageError
+from cascade_batch.errors import CascadeError, SpecError, StorageError
 from cascade_batch.model.stages import STAGES
 from cascade_batch.pipeline.creating import open_or_create
+from cascade_batch.pipeline.finding import Finder
 from cascade_batch.pipeline.pinning import fixed_weights, numerics_of, settled
 from cascade_batch.pipeline.progress import Progress
 from cascade_batch.pipeline.rates import measured_in
+from cascade_batch.pipeline.runners.late import LateRunner
 from cascade_batch.pipeline.runners.runner import Runner, Setup
+from cascade_batch.pipeline.tickets import failed_images, retries, undone
 from cascade_batch.plan import worlds
 from cascade_batch.plan.pools import Pool
 from cascade_batch.run import paths
-from cascade_batch.run.embeddings import committed_embeddings
 from cascade_batch.run.heartbeat import Heartbeat
-from cascade_batch.run.manifest import committed_shards, read_manifests, write_table
+from cascade_batch.run.manifest import committed_shards, write_table
 from cascade_batch.run.records import (
     FINISHED,
     INCOMPLETE,
@@ -38,14 +38,17 @@ from cascade_batch.run.records import (
     write_outcome,
 )
 from cascade_batch.run.run import Run
+from cascade_batch.run.stored import StoredEmbeddings
 from cascade_batch.settings import PoolsSpec, Spec
 from cascade_batch.storage import Storage
 from cascade_batch.storage.failures import take_retries
 from cascade_batch.workers.context import RunRef
-from cascade_batch.workers.shards import ShardData, Ticket, ticket_from_row
+from cascade_batch.workers.shards import ShardData
 
 SHARE_C = 0.72
 """Stage C's share of a published image's FLOPs (163 of 227 TF at 1024 px); splits a cluster's GPUs if no run does."""
+ForConditions = Callable[[Collection[str]], weights.Model]
+"""The model with the parts that a table with these conditions needs."""
 ERRORS_IN_A_ROW = 3
 """Undone shards in a row after which a sitting stops instead of spending on."""
 
@@ -67,11 +70,13 @@ def render(
     *,
     retry_failed: bool = False,
     take_over: bool = False,
+    stored: StoredEmbeddings | None = None,
 ) -> Outcome:
     """Render what is left of the run at `spec.output.uri`, which is planned first if it is new.
 
     Args:
         make_runner: called only if something is left, so that a finished run starts neither Ray nor torch.
+        stored: what is at `spec.prompts.embeddings_from`; asked only while it is not known what the run takes from it.
 
     Raises:
         CascadeError: bad input, weights or storage, before anything is spent.
@@ -80,11 +85,40 @@ def render(
     storage.check_writable()
     located = weights.Model.locate(spec.model)
     for_conditions = cache(located.for_conditions)  # asked before anything is written, and once all the same
-    run = open_or_create(spec, storage, lambda table: for_conditions(table.conditions))
+    with closing(LateRunner(make_runner)) as late:
+        find_sources = _finder(spec, storage, for_conditions, late, stored)
+        run = open_or_create(spec, storage, lambda table: for_conditions(table.conditions), find_sources)
+        return _go_on(spec, run, for_conditions, late, observer, find_sources, retry_failed, take_over)
+
+
+def _finder(
+    spec: Spec, storage: Storage, model: ForConditions, late: LateRunner, stored: StoredEmbeddings | None
+) -> Finder | None:
+    if (stored is None) == (spec.prompts.embeddings_from is None):
+        return None if stored is None else Finder(spec, storage, model, late, stored)
+    raise SpecError(
+        "stored embeddings and the spec do not go together",
+        where="prompts.embeddings_from",
+        got=spec.prompts.embeddings_from,
+        expected="a run or a collection, together with who knows its embeddings",
+    )
+
+
+def _go_on(
+    spec: Spec,
+    run: Run,
+    for_conditions: ForConditions,
+    late: LateRunner,
+    observer: Observer,
+    find_sources: Finder | None,
+    retry_failed: bool,
+    take_over: bool,
+) -> Outcome:
+    storage = run.storage
     done = committed_shards(storage, run.planned) & run.planned
     # Rows are read only where they decide something: a read per shard is hours where a listing is seconds.
-    failed = _failed_images(run, done) if retry_failed or spec.limits.failed_rows is not None else {}
-    tickets = _retries(run, failed) if retry_failed else _undone(run, done)
+    failed = failed_images(run, done) if retry_failed or spec.limits.failed_rows is not None else {}
+    tickets = retries(run, failed) if retry_failed else undone(run, done, find_sources)
     progress = Progress(
         total_images=run.images,
         done_images=run.images_of(done),
@@ -93,22 +127,27 @@ def render(
     )
     if not tickets or _over_limit(spec, progress):
         return _finish(run, progress, done, (), _early_state(spec, progress))
-    share_c = _share_c(spec.pools, observer)
+    share_c = _share_c(spec.pools, observer) if any(t.needs_stage_c for t in tickets) else 0.0
+    located = for_conditions(run.table.conditions)
     observer.note(
         f"{len(tickets)} shards to do, {len(done)} done before; parts {', '.join(sorted(located.parts))}"
     )
+    if copied := sum(t.is_stored and not t.has_embeddings for t in tickets):
+        observer.note(f"{copied} of them take their embeddings from {spec.prompts.embeddings_from}")
     if not done and (warning := worlds.warning(located.parts["stage_c"], run.table, spec)):
         observer.warn(warning)  # once a run: a sitting that goes on has nothing new to say
-    with closing(make_runner()) as runner, _alive(runner, storage, observer, take_over):
+    with _alive(late.made, storage, observer, take_over):
         # A sitting that dies must not leave an older one's "finished": the analysts' table would stay as it was.
         storage.delete(paths.OUTCOME)
         try:
-            setup = _setup(spec, run, for_conditions(run.table.conditions), runner, observer, share_c)
+            setup = _setup(spec, run, located, late, observer, share_c)
         except KeyboardInterrupt:
             return _finish(run, progress, done, (), INTERRUPTED)
-        progress.actors = setup.pools.map(lambda pool: pool.most)
+        progress.actors = setup.pools.map(
+            lambda pool: max(1, pool.most)
+        )  # one that never works is never busy
         # Closed after the outcome stands: stopping the pools may outlast the grace a stopped job is given.
-        with closing(runner.run(tickets, setup)) as shards:
+        with closing(late.made.run(tickets, setup)) as shards:
             return _drive(spec, run, shards, progress, done, observer)
 
 
@@ -120,29 +159,6 @@ def _alive(runner: Runner, storage: Storage, observer: Observer, take_over: bool
     heartbeat = Heartbeat(storage)
     heartbeat.check_alone(take_over)
     return heartbeat
-
-
-def _undone(run: Run, done: set[int]) -> list[Ticket]:
-    """Shards without a manifest; those whose Stage C is committed first, so that pool BA starts at once."""
-    rows = [row for row in run.shards.to_pylist() if row["shard"] not in done]
-    embedded = committed_embeddings(run.storage, [row["shard"] for row in rows])
-    tickets = [ticket_from_row(row, row["shard"] in embedded) for row in rows]
-    return sorted(tickets, key=lambda t: (not t.has_embeddings, t.shard))
-
-
-def _retries(run: Run, failed: dict[int, list[str]]) -> list[Ticket]:
-    rows = run.shards.filter(pc.field("shard").isin(list(failed))).to_pylist()
-    return [ticket_from_row(row, True, tuple(failed[row["shard"]])) for row in rows]
-
-
-def _failed_images(run: Run, done: set[int]) -> dict[int, list[str]]:
-    """Failed images of every done shard, all sittings."""
-    failed = {}
-    for shard, manifest in read_manifests(run.storage, sorted(done), ["image_id", "status"]):
-        ids = manifest.filter(pc.field("status") == "failed")["image_id"].to_pylist()
-        if ids:
-            failed[shard] = ids
-    return failed
 
 
 def _over_limit(spec: Spec, progress: Progress) -> bool:
@@ -166,15 +182,15 @@ def _share_c(pools: PoolsSpec, observer: Observer) -> float:
 
 
 def _setup(
-    spec: Spec, run: Run, model: weights.Model, runner: Runner, observer: Observer, share_c: float
+    spec: Spec, run: Run, model: weights.Model, late: LateRunner, observer: Observer, share_c: float
 ) -> Setup:
     wanted, dtype = settled(spec.pools, spec.model.dtype, run.storage)
-    pools = runner.size_pools(wanted, dtype, share_c)
+    pools = late.made.size_pools(wanted, dtype, share_c)
     known = read_json(run.storage, paths.WEIGHTS)
-    digests = fixed_weights(run.storage, runner.weight_digests(model, known), known)
+    digests = fixed_weights(run.storage, late.weight_digests(model, known), known)
     for stage in STAGES:
         observer.note(_described(stage.label, pools[stage]))
-        if spec.pools[stage].max_actors and not pools[stage].max_actors:
+        if spec.pools[stage].max_actors and pools[stage].actors and not pools[stage].max_actors:
             observer.note(f"pool {stage.label} does not grow: this runner has one worker for it")
     return Setup(
         ref=RunRef(

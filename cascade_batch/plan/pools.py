@@ -82,16 +82,17 @@ def size_pools(spec: PoolsSpec, dtype: DtypeSpec, nodes: Sequence[Node], share_c
     """Fill in what the spec leaves open, and check that everything, growing pools at their least, fits at once.
 
     Args:
-        share_c: Stage C's share of what an image costs, in seconds or FLOPs, which splits the GPUs of a cluster.
+        share_c: Stage C's share of what an image costs, in seconds or FLOPs, which splits the GPUs of a cluster; 0:
+            nothing is left for pool C, which gets no actor.
 
     Raises:
         SpecError: the pools ask for more than the nodes have.
     """
     gpus, cpus = sum(n.gpus for n in nodes), sum(n.cpus for n in nodes)
     largest = max(n.cpus for n in nodes)
-    share = spec.map(lambda pool: _gpu_share(pool, gpus))
+    share = spec.map(lambda pool: _gpu_share(pool, gpus, alone=not share_c))
     actors = _actors(spec, share, gpus, share_c)
-    cores = min(largest, cpus / sum(spec[stage].max_actors or actors[stage] for stage in STAGES))
+    cores = min(largest, cpus / sum(spec[s].max_actors or actors[s] for s in STAGES if actors[s]))
     pools = PerPool.of(
         lambda stage: _pool(spec[stage], actors[stage], share[stage], cores, largest, dtype[stage])
     )
@@ -100,14 +101,16 @@ def size_pools(spec: PoolsSpec, dtype: DtypeSpec, nodes: Sequence[Node], share_c
     return sized
 
 
-def _gpu_share(pool: PoolSpec, gpus: float) -> float:
+def _gpu_share(pool: PoolSpec, gpus: float, alone: bool) -> float:
     if pool.gpus is not None:
         return pool.gpus
-    return 0.0 if gpus == 0 else 0.5 if gpus == 1 else 1.0
+    return 0.0 if gpus == 0 else 0.5 if gpus == 1 and not alone else 1.0
 
 
 def _actors(spec: PoolsSpec, share: PerPool[float], gpus: float, share_c: float) -> PerPool[int]:
     c, ba = spec.map(lambda pool: pool.actors or (1 if pool.max_actors else None))
+    if not share_c:
+        return PerPool(0, ba or _rest(gpus, share.ba, gpus))
     if c is None and ba is None and all(share) and gpus > 1:
         c = best_split(int(gpus / max(share)), share_c)
     if c is None:
@@ -138,9 +141,8 @@ def _pool(spec: PoolSpec, actors: int, gpus: float, cores: float, largest: float
     cpus = 0.0 if gpus else CPU_ACTOR_SHARE * min(threads, max(LEAST_CORES, cores))
     dtype = settled_dtype(dtype, on_cpu=not gpus)
     device, share = ("auto", min(1.0, gpus)) if gpus else ("cpu", 1.0)
-    return Pool(
-        actors, gpus, cpus, WorkerSettings(spec.batch, threads, dtype, device, share), spec.max_actors
-    )
+    settings = WorkerSettings(spec.batch, threads, dtype, device, share)
+    return Pool(actors, gpus, cpus, settings, spec.max_actors if actors else None)
 
 
 def _check_fit(pools: Pools, nodes: Sequence[Node]) -> None:

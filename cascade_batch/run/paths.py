@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 RUN = "run.json"
 PLAN = "plan.parquet"
+SOURCES = "sources.parquet"
 WEIGHTS = "weights.json"
 DRIVER = "driver.json"
 OUTCOME = "outcome.json"
@@ -64,10 +65,10 @@ def shard_of(key: str) -> int | None:
     return int(match[1]) if match else None
 
 
-TABLES_OF_A_RUN = (PLAN, embeddings_key(0), manifest_key(0), table_key(0))
+TABLES_OF_A_RUN = (PLAN, SOURCES, embeddings_key(0), manifest_key(0), table_key(0))
 """The Parquet files of a run, one of each kind."""
 
 
 def is_written_by_runs(key: str) -> bool:
     """Whether a key below a run's root is the run's to write."""
-    return key.startswith(FOLDERS) or key in (RUN, PLAN, WEIGHTS, DRIVER, OUTCOME)
+    return key.startswith(FOLDERS) or key in (RUN, PLAN, SOURCES, WEIGHTS, DRIVER, OUTCOME)

@@ -43,6 +43,19 @@ PLAN = pa.schema(
     ]
 )
 
+SOURCES = pa.schema(
+    [
+        ("shard", pa.int64()),
+        ("image_id", pa.string()),
+        ("stage_c_key", pa.string()),
+        ("embedding_uri", pa.string()),
+        ("embedding_row", pa.int32()),
+        ("embedding_sha256", pa.string()),
+    ]
+)
+"""One row per image of the shards whose embeddings are taken from elsewhere, in the plan's order; an image that cannot
+be asked for has neither key nor embedding."""
+
 ASKED = [
     ("prompt", pa.string()),
     ("negative_prompt", pa.string()),

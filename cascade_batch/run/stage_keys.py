@@ -73,9 +73,14 @@ class KeyMaker:
             return self._template_ba.key(_of_image_ba(request, c_key))
         return stage_ba_key(request, c_key, self.weights, self.dtypes.ba, self.sampling)
 
+    @property
+    def shared_c(self) -> dict[str, Any]:
+        """What decides every embedding of the spec besides its image: weights, dtype, sampler and so on."""
+        return _fixed_c(self.weights, self.dtypes.c, self.sampling.c, self.text, {})
+
     @cached_property
     def _template_c(self) -> "_Template":
-        return _Template(_fixed_c(self.weights, self.dtypes.c, self.sampling.c, self.text, {}), _OF_IMAGE_C)
+        return _Template(self.shared_c, _OF_IMAGE_C)
 
     @cached_property
     def _template_ba(self) -> "_Template":

@@ -19,6 +19,8 @@ class PromptsSpec:
     """Our column name -> the table's; a name that is not ours renames a carried column."""
     limit: int | None = None
     """Render only the first N prompts."""
+    embeddings_from: str | None = None
+    """A run or collection whose stored embeddings of equal keys are decoded; Stage C is not loaded. None: Stage C."""
 
 
 @dataclass(frozen=True, kw_only=True)

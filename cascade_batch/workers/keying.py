@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from cascade_batch.model.conditions import of_stage
 from cascade_batch.model.stages import C, PerPool, Stage
 from cascade_batch.prompts import PromptTable, image_requests, read_rows
+from cascade_batch.prompts.requests import ImageRange
 from cascade_batch.run.schemas import HAPPENED, IMAGE_REQUESTS
 from cascade_batch.run.stage_keys import KeyMaker
 from cascade_batch.settings import RenderSpec
@@ -43,20 +44,23 @@ class _Images:
     first_image: int = 0
 
 
-def keyed_rows(keying: Keying, file: int, first_row: int, rows: int) -> pa.Table:
+def keyed_rows(
+    keying: Keying, file: int, first_row: int, rows: int, part: ImageRange | None = None
+) -> pa.Table:
     """The images of a range of rows of a prompt file: `KEYED`, then the table's own columns.
 
+    `part`: of all of their images, those of one shard.
     Raises PromptTableError, IntegrityError or StorageError as `prompts.read_rows` and a store with pictures do.
     """
     read = read_rows(keying.table, file, first_row, rows)
-    images = int(pc.fill_null(read["num_images"], keying.render.num_images).to_numpy().sum())
-    requests = image_requests(read, _Images(images), keying.render, keying.seed)
+    part = part or _Images(sum(pc.fill_null(read["num_images"], keying.render.num_images).to_pylist()))
+    requests = image_requests(read, part, keying.render, keying.seed)
     keyed = _keyed(requests, PerPool.of(lambda stage: _conditioned(read, requests, keying, stage)), keying)
     for field in keying.table.carried:
         keyed = keyed.append_column(field, read[field.name].take(requests["row"]).cast(field.type))
     place = keyed.schema.get_field_index("row")
     return keyed.set_column(
-        place, KEYED.field("row"), pa.array(keyed["row"].to_numpy() + first_row, pa.int32())
+        place, KEYED.field("row"), pc.call_function("add", [keyed["row"], first_row]).cast(pa.int32())
     )
 
 
@@ -68,17 +72,17 @@ def _conditioned(rows: pa.Table, requests: pa.Table, keying: Keying, stage: Stag
 
 def _keyed(requests: pa.Table, conditioned: PerPool[pa.Table], keying: Keying) -> pa.Table:
     given = conditioned.map(lambda table: with_conditions(requests, table)["conditions"].to_pylist())
-    refused = PerPool.of(lambda stage: _refused(requests, conditioned[stage], stage))
+    refusals = PerPool.of(lambda stage: refused(requests, conditioned[stage], stage))
     c_keys, ba_keys = [], []
     for image, request in enumerate(requests.to_pylist()):
         c_key = ba_key = None
-        if refused.c[image] is None:
+        if refusals.c[image] is None:
             c_key = keying.keys.c({**request, "conditions": given.c[image]})
-            if refused.ba[image] is None:
+            if refusals.ba[image] is None:
                 ba_key = keying.keys.ba({**request, "conditions": given.ba[image]}, c_key)
         c_keys.append(c_key)
         ba_keys.append(ba_key)
-    failures = [of_c or of_ba or (None, None) for of_c, of_ba in zip(*refused, strict=True)]
+    failures = [of_c or of_ba or (None, None) for of_c, of_ba in zip(*refusals, strict=True)]
     columns = {
         **{name: requests[name] for name in requests.column_names},
         "conditions": [joined_conditions(*both) for both in zip(*given, strict=True)],
@@ -90,13 +94,18 @@ def _keyed(requests: pa.Table, conditioned: PerPool[pa.Table], keying: Keying) -
     return pa.table({name: columns[name] for name in KEYED.names}, schema=KEYED)
 
 
-def _refused(requests: pa.Table, conditioned: pa.Table, stage: Stage) -> list[tuple[str, str] | None]:
-    """Of each image, why a stage cannot be asked for it."""
+def refused(requests: pa.Table, conditioned: pa.Table, stage: Stage) -> list[tuple[str, str] | None]:
+    """Of each image, the error code and message if a stage cannot be asked for it.
+
+    `conditioned`: of its rows, as `condition_tables.read_conditions` gives it for the stage.
+    """
     unread = conditioned.filter(pc.field("error_code").is_valid())
     codes, messages = unread["error_code"].to_pylist(), unread["error_message"].to_pylist()
     of_row = dict(zip(unread["row"].to_pylist(), zip(codes, messages, strict=True), strict=True))
-    refused: list[tuple[str, str] | None] = [of_row.get(row) for row in requests["row"].to_pylist()]
+    found: list[tuple[str, str] | None] = [None] * len(requests)
+    if of_row:
+        found = [of_row.get(row) for row in requests["row"].to_pylist()]
     if stage == C:
         for image in np.flatnonzero(requests["prompt"].is_null().to_numpy(zero_copy_only=False)).tolist():
-            refused[image] = ("null_prompt", "the row's prompt is null")
-    return refused
+            found[image] = ("null_prompt", "the row's prompt is null")
+    return found

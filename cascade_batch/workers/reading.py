@@ -20,7 +20,7 @@ from cascade_batch.workers.shards import ShardData, Ticket
 def read_shard(data: ShardData, ref: RunRef) -> ShardData:
     """The shard's image requests, and what they bring for Stage C, unless its embeddings stand already."""
     ticket = data.ticket
-    if ticket.has_embeddings and not ticket.retry:
+    if not ticket.needs_stage_c:
         return data
     rows, requests = requests_of(ticket, ref)
     if ticket.has_embeddings:
@@ -29,7 +29,7 @@ def read_shard(data: ShardData, ref: RunRef) -> ShardData:
     sha256 = rows_sha256(rows)
     if not requests.num_rows:
         return replace(data, requests=None, prompts_sha256=sha256)
-    conditioned = _conditioned(rows, requests, ref, C)
+    conditioned = conditioned_by(rows, requests, ref, C)
     return replace(
         data, requests=with_conditions(requests, conditioned), conditioned=conditioned, prompts_sha256=sha256
     )
@@ -50,7 +50,7 @@ def read_committed(data: ShardData, ref: RunRef) -> ShardData:
         raise IntegrityError(
             "an embedding shard holds other images than the plan", where=f"shard {ticket.shard}"
         )
-    conditioned = _conditioned(rows, requests, ref, BA)
+    conditioned = conditioned_by(rows, requests, ref, BA)
     return replace(
         data,
         requests=with_conditions(requests, conditioned),
@@ -67,7 +67,7 @@ def requests_of(ticket: Ticket, ref: RunRef) -> tuple[pa.Table, pa.Table]:
     return rows, image_requests(rows, ticket, run.spec.render, run.spec.seed)
 
 
-def _conditioned(rows: pa.Table, requests: pa.Table, ref: RunRef, stage: Stage) -> pa.Table:
+def conditioned_by(rows: pa.Table, requests: pa.Table, ref: RunRef, stage: Stage) -> pa.Table:
     """What the rows give a stage, of the columns that were conditions when the run was begun."""
     begun_with = open_run(ref).record.table.conditions
     names = [condition.column for condition in of_stage(stage) if condition.column in begun_with]

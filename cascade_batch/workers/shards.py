@@ -28,6 +28,13 @@ class Ticket:
     images: int
     has_embeddings: bool = False
     retry: tuple[str, ...] = ()
+    is_stored: bool = False
+    """Its embeddings are stored elsewhere (`run.sources`), and are copied unless it has them."""
+
+    @property
+    def needs_stage_c(self) -> bool:
+        """Whether pool C may have something to render."""
+        return bool(self.retry) or not (self.has_embeddings or self.is_stored)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -122,7 +129,11 @@ def without_tables(data: ShardData, error: str = "", is_permanent: bool = False)
     )
 
 
-def ticket_from_row(row: dict[str, Any], has_embeddings: bool, retry: tuple[str, ...] = ()) -> Ticket:
+def ticket_from_row(
+    row: dict[str, Any], has_embeddings: bool, retry: tuple[str, ...] = (), is_stored: bool = False
+) -> Ticket:
     """The ticket of one row of `plan.parquet`."""
     names = ("shard", "file", "first_row", "rows", "first_image", "images")
-    return Ticket(**{name: row[name] for name in names}, has_embeddings=has_embeddings, retry=retry)
+    return Ticket(
+        **{name: row[name] for name in names}, has_embeddings=has_embeddings, retry=retry, is_stored=is_stored
+    )

@@ -12,6 +12,7 @@ from cascade_batch.settings import DtypeSpec, PoolsSpec
 from cascade_batch.storage import Storage
 from cascade_batch.weights import Model
 from cascade_batch.workers.committing import commit_embeddings, commit_images
+from cascade_batch.workers.copying import copy_embeddings
 from cascade_batch.workers.fit import weight_digests
 from cascade_batch.workers.ledger import AttemptLedger
 from cascade_batch.workers.making import LateWorker
@@ -43,6 +44,7 @@ class LocalRunner:
         ledger = AttemptLedger(setup.attempts)
         workers = PerPool.of(lambda stage: LateWorker(stage, setup, ledger))
         steps = (
+            partial(copy_embeddings, ref=setup.ref),
             partial(read_shard, ref=setup.ref),
             workers.c.render,
             partial(commit_embeddings, ref=setup.ref),

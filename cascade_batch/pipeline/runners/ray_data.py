@@ -2,6 +2,8 @@
 
     read shard -> pool C -> commit embeddings -> read them -> pool BA -> commit images and manifest
 
+Embeddings that are stored elsewhere are copied first; where no shard needs pool C, there is none.
+
 GPU actors do GPU work; reading, PNG encoding, hashing and uploading are CPU steps beside them. A
 dead actor is restarted without limit, and what it was doing is counted by a ledger that outlives it.
 """
@@ -39,6 +41,7 @@ from cascade_batch.storage import Storage
 from cascade_batch.weights import Model
 from cascade_batch.workers.committing import commit_embeddings, commit_images
 from cascade_batch.workers.context import RunRef
+from cascade_batch.workers.copying import copy_embeddings
 from cascade_batch.workers.fit import weight_digests
 from cascade_batch.workers.ledger import Attempt, AttemptLedger
 from cascade_batch.workers.reading import read_committed, read_shard
@@ -243,7 +246,9 @@ def _graph(tickets: list[Ticket], setup: Setup, ledger: RayLedger, names: ActorN
     cpus, ref = _step_cpus(setup.pools, sum(node.cpus for node in _nodes())), setup.ref
     graph = ray.data.from_items(rows, override_num_blocks=len(rows))
     graph = _map_step(graph, _open_ticket, cpus)
-    if any(not t.has_embeddings or t.retry for t in tickets):
+    if any(t.is_stored and not t.has_embeddings for t in tickets):
+        graph = _map_step(graph, partial(_step, step=copy_embeddings, ref=ref), cpus)
+    if any(t.needs_stage_c for t in tickets):
         graph = _map_step(graph, partial(_step, step=read_shard, ref=ref), cpus)
         graph = _map_pool(graph, PoolC, setup.pools.c, setup, ledger, names)
         graph = _map_step(graph, partial(_step, step=commit_embeddings, ref=ref), cpus)

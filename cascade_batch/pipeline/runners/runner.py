@@ -14,7 +14,7 @@ class Runner(Protocol):
     """Carries shards through the steps; knows nothing of plans, resume or limits."""
 
     def size_pools(self, pools: PoolsSpec, dtype: DtypeSpec, share_c: float) -> Pools:
-        """Pools that fit; SpecError names what does not. `share_c` is Stage C's share of the cost."""
+        """Pools that fit; SpecError names what does not. `share_c` is Stage C's share of the cost; 0: no pool C."""
         ...
 
     def probe_create_only(self, uri: str) -> bool:

@@ -9,21 +9,11 @@ from cascade_batch.run import paths
 from cascade_batch.run.embeddings import embedding_arrays, embedding_sha256
 from cascade_batch.run.run import Run
 from cascade_batch.run.shards import Shard
+from cascade_batch.run.uris import locate
 from cascade_batch.run.verify.differences import Difference
-from cascade_batch.run.verify.manifests import is_elsewhere
 from cascade_batch.run.verify.tables import Fault, read_table, schema_fault
-from cascade_batch.storage import Storage
-from cascade_batch.storage.urls import split_key
 
 _CLAIMED = ["image_id", "status", "embedding_uri", "embedding_row", "embedding_sha256", "prompts_sha256"]
-
-
-def locate(storage: Storage, uri: str) -> tuple[Storage, str]:
-    """Where a manifest's URI lies: in this run, or in the other run that an absolute one names."""
-    if not is_elsewhere(uri):
-        return storage, uri
-    root, key = split_key(uri)
-    return Storage(root), key
 
 
 def check_embeddings(run: Run, planned: Shard, manifest: pa.Table | None) -> list[Difference]:

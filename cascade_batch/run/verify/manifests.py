@@ -10,9 +10,9 @@ from cascade_batch.run.ids import image_id
 from cascade_batch.run.run import Run
 from cascade_batch.run.schemas import ERROR_CODES, STATUSES
 from cascade_batch.run.shards import Shard
+from cascade_batch.run.uris import is_elsewhere
 from cascade_batch.run.verify.differences import Difference
 from cascade_batch.run.verify.tables import Fault, read_table, schema_fault
-from cascade_batch.storage.urls import is_absolute
 
 _OF_PICTURES = ["image_uri", "image_bytes", "image_sha256", "pixel_sha256"]
 _OF_EMBEDDINGS = ["embedding_uri", "embedding_row", "embedding_sha256"]
@@ -29,11 +29,6 @@ def check_manifest(run: Run, planned: Shard) -> tuple[pa.Table | None, Differenc
         return manifest, None
     kind, what, got, expected = fault
     return None, Difference(kind, key, what, planned.shard, got, expected)
-
-
-def is_elsewhere(uri: str) -> bool:
-    """Whether a manifest's URI points into another run; those within the run are relative."""
-    return is_absolute(uri)
 
 
 def _faults(manifest: pa.Table, schema: pa.Schema, planned: Shard) -> Iterator[Fault]:

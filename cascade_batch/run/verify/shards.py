@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 from cascade_batch.run import paths
 from cascade_batch.run.run import Run
 from cascade_batch.run.shards import Shard
+from cascade_batch.run.uris import is_elsewhere, locate
 from cascade_batch.run.verify.differences import Difference
-from cascade_batch.run.verify.embeddings import check_embeddings, locate
-from cascade_batch.run.verify.manifests import check_manifest, is_elsewhere
+from cascade_batch.run.verify.embeddings import check_embeddings
+from cascade_batch.run.verify.manifests import check_manifest
 from cascade_batch.storage import ObjectMissing
 
 _OF_PICTURES = ["status", "shard", "image_uri", "image_bytes", "image_sha256"]

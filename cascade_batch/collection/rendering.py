@@ -144,14 +144,14 @@ class Rendering:
         states = self.assessment.states(self.assessment.known())
         todo = self.assessment.missing(states, set())
         ours = self._spec(todo).output.uri if len(todo) else None
-        for name, edition in found.items():
+        for name in found:
             storage = self.collection.storage
             if storage.url(name) != ours and storage.exists(f"{name}/{RUN}"):
                 self.observer.note(f"taking over what {name} has rendered")
-                self._learn(name, edition)
+                self._learn(name)
 
-    def _learn(self, name: str, edition: int | None = None) -> Source:
-        source = source_of(self.collection, name, edition or self.assessment.version + 1)
+    def _learn(self, name: str) -> Source:
+        source = source_of(self.collection, name, self.assessment.version + 1)
         learn(self.collection, source, uuid.uuid4().hex, {"learnt": name})
         return source
 

@@ -1,5 +1,6 @@
 """Tables beyond what one process holds, through Ray Data: made in parts, and joined by a column."""
 
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,7 @@ import pyarrow as pa
 import ray.data
 from ray.data import DataContext, Dataset
 
+from cascade_batch.errors import CascadeError
 from cascade_batch.pipeline.runners.ray_errors import in_our_words
 
 ROWS_AT_ONCE = 2**20
@@ -24,12 +26,21 @@ class RayTables:
         """The tables that workers make of the items, in the items' order. Raises CascadeError as `make` does."""
 
         def packed(batch: pa.Table) -> pa.Table:
-            return pa.table({"table": pa.array([_packed(make(items[batch["item"][0].as_py()]))], _BYTES)})
+            table, error = None, None
+            try:
+                table = _packed(make(items[batch["item"][0].as_py()]))
+            except CascadeError as raised:  # Ray would make a text of it
+                error = pickle.dumps(raised)
+            return pa.table({"table": pa.array([table], _BYTES), "error": pa.array([error], _BYTES)})
 
         with _settings(preserve_order=True):
             try:
                 for batch in _of_items(items, packed).iter_batches(batch_size=1, batch_format="pyarrow"):
+                    if (error := batch["error"][0].as_py()) is not None:
+                        raise pickle.loads(error)
                     yield _unpacked(batch["table"][0])
+            except CascadeError:
+                raise
             except Exception as error:
                 raise in_our_words(error) from error
 

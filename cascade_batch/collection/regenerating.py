@@ -23,7 +23,7 @@ from cascade_batch.collection.editions import REGENERATED, Counts, Edition, edit
 from cascade_batch.collection.known import Known, stands
 from cascade_batch.collection.lease import IfBusy, Lease, holding
 from cascade_batch.collection.one_runner import OneRunner
-from cascade_batch.collection.place import create_or_open
+from cascade_batch.collection.place import Collection, create_or_open
 from cascade_batch.collection.rendering import Rendered, Rendering
 from cascade_batch.collection.schemas import edition_schema
 from cascade_batch.collection.spool import Spool

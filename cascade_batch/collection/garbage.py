@@ -89,7 +89,7 @@ class _Plan:
             marked=len(self.new),
             marked_bytes=self.new.bytes,
             whole_runs=tuple(self.census.whole_runs),
-            waiting_runs=tuple(sorted(self.census.waiting_runs)),
+            waiting_runs=tuple(self.census.waiting_runs.to_pylist()),
             waiting=sum(map(len, waiting)),
             swept=sum(map(len, swept)),
             swept_bytes=sum(objects.bytes for objects in swept),

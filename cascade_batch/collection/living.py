@@ -99,7 +99,7 @@ class Census:
 
     A run that is in no edition of the history, of a regeneration that was killed, and that somebody is perhaps about to
     go on with, waits: it is left alone, and so is what is known of it, until nothing was written to it for the grace
-    period.
+    period. A run that was imported is nobody's to delete here, wherever it lies.
     """
 
     collection: Collection
@@ -150,20 +150,19 @@ class Census:
         rows = self._known
         images, embeddings = rows["image_uri"], rows["embedding_uri"]
         uris = chosen(valid(images), images, embeddings)
-        stays = is_among(uris, union([self.live, self._needed_by_waiting]))
-        stays |= is_among(rows["run"], self.waiting_runs) | ~_inside(uris)
+        stays = is_among(uris, union([self.live, self._needed_by_left]))
+        stays |= is_among(rows["run"], self._left_runs) | ~_inside(uris)
         return rows.filter(pa.array(~stays))
 
     @cached_property
     def dead(self) -> Objects:
         """Objects that nothing needs: of runs that no kept edition refers to all, of others pictures and embeddings."""
         objects = self.objects
-        is_needed = is_among(objects.keys, union([self.live, self._needed_by_waiting, self._data_files]))
+        is_needed = is_among(objects.keys, union([self.live, self._needed_by_left, self._data_files]))
         in_tables = is_among(objects.runs, pa.array([""]))
-        waits = is_among(objects.runs, self.waiting_runs)
         of_needed_runs = is_among(objects.runs, objects.where(is_needed).runs.unique())
         may_go = objects.are(run_paths.IMAGES, run_paths.EMBEDDINGS) | ~of_needed_runs
-        may_go &= ~in_tables & ~waits
+        may_go &= ~in_tables & ~is_among(objects.runs, self._left_runs)
         may_go |= in_tables & ~objects.are(*(f"{table}{paths.LOG}" for table in _TABLES))
         return objects.where(may_go & ~is_needed)
 
@@ -173,13 +172,19 @@ class Census:
         return sorted(self.dead.where(self.dead.are(run_paths.RUN)).runs.to_pylist())
 
     @cached_property
-    def _known(self) -> pa.Table:
-        return self.collection.known.read(["run", *_URIS], version=self.known_version)
+    def _left_runs(self) -> pa.Array:
+        """Runs that are not touched."""
+        imported = self._known.filter(self._known["rendered_in"].is_null())["run"]
+        return union([self.waiting_runs, *imported.chunks])
 
     @cached_property
-    def _needed_by_waiting(self) -> pa.Array:
-        """What is known of runs that wait."""
-        rows = self._known.filter(pa.array(is_among(self._known["run"], self.waiting_runs)))
+    def _known(self) -> pa.Table:
+        return self.collection.known.read(["run", "rendered_in", *_URIS], version=self.known_version)
+
+    @cached_property
+    def _needed_by_left(self) -> pa.Array:
+        """What is known of runs that are left alone."""
+        rows = self._known.filter(pa.array(is_among(self._known["run"], self._left_runs)))
         return union(chunk for name in _URIS for chunk in rows[name].chunks)
 
     @cached_property

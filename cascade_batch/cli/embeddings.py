@@ -2,6 +2,8 @@
 
 from functools import partial
 
+from cascade_batch.collection.place import is_collection
+from cascade_batch.collection.rendering import known_embeddings
 from cascade_batch.errors import SpecError
 from cascade_batch.run import paths
 from cascade_batch.run.stored import LateEmbeddings, StoredEmbeddings, stored_in
@@ -17,10 +19,12 @@ def _stored_at(uri: str) -> StoredEmbeddings:
     storage = Storage(uri)
     if storage.exists(paths.RUN):
         return stored_in(uri)
+    if is_collection(uri):
+        return known_embeddings(uri)
     there = sorted({info.key.split("/")[0] for info in storage.list()})
     raise SpecError(
         "there are no embeddings to take",
         where=f"prompts.embeddings_from={uri}",
         got=", ".join(there[:10]) or "nothing there",
-        expected=f"a run, with {paths.RUN} in it",
+        expected=f"a run, with {paths.RUN} in it, or a collection",
     )

@@ -62,8 +62,9 @@ def forecast(spec: Spec, into: str, make_runner: Callable[[], Runner], options: 
         todo = assessment.missing(found, set())
         counted = {state: int((found == state).sum()) for state in State}
         withdrawn = len(assessment.earlier.withdrawn)
-        groups = [_groups(spool, todo.rows[cut]) for cut in (np.s_[: todo.decoded], np.s_[todo.decoded :])]
-        return Forecast(asked, spool.rows, counted, withdrawn, *groups, _plan(assessment, todo))
+        decoded, rendered = np.split(todo.rows, [todo.decoded])
+        groups = (_groups(spool, decoded), _groups(spool, rendered))
+        return Forecast(asked, spool.rows, counted, withdrawn, *groups, plan=_plan(assessment, todo))
 
 
 def _groups(spool: Spool, rows: np.ndarray) -> dict[ImageGroup, int]:

@@ -3,7 +3,7 @@
 import uuid
 
 from cascade_batch.collection.learning import learn, source_of
-from cascade_batch.collection.lease import holding
+from cascade_batch.collection.lease import IfBusy, holding
 from cascade_batch.collection.place import Collection
 from cascade_batch.errors import SpecError
 from cascade_batch.run.manifest import committed_shards, read_manifests
@@ -12,7 +12,7 @@ from cascade_batch.storage import Storage
 from cascade_batch.storage.urls import key_below
 
 
-def import_run(collection: Collection, uri: str, if_busy: str = "fail") -> int:
+def import_run(collection: Collection, uri: str, if_busy: IfBusy = "fail") -> int:
     """Make a run's good pictures and embeddings known; returns how many were not known before.
 
     A run below the collection's root is named from there, any other one by its absolute place, and both are only

@@ -20,7 +20,7 @@ from cascade_batch.collection.assessing import Assessment, Options, assess
 from cascade_batch.collection.delta import held_by_delta
 from cascade_batch.collection.editions import REGENERATED, Counts, Edition, editions_of
 from cascade_batch.collection.known import Known
-from cascade_batch.collection.lease import Lease, holding
+from cascade_batch.collection.lease import IfBusy, Lease, holding
 from cascade_batch.collection.one_runner import OneRunner
 from cascade_batch.collection.place import create_or_open
 from cascade_batch.collection.rendering import Rendered, Rendering
@@ -60,7 +60,7 @@ def regenerate(
     make_runner: Callable[[], Runner],
     observer: Observer,
     options: Options,
-    if_busy: str = "fail",
+    if_busy: IfBusy = "fail",
 ) -> Result:
     """Bring a collection, made if there is none, to the state that the spec's prompt table asks for.
 
@@ -157,7 +157,12 @@ class _Committing:
             changed = rows.of(changes.rows.nonzero()[0])
             table.merge(changed, changes.withdrawn, on="image_id", **told)
         else:
-            table.overwrite(rows.all(), self.schema, **told)
+            with Spool() as made:  # Delta's writer asks for rows where none can be read from Delta
+                for part in rows.all():
+                    made.append(part)
+                self.lease.check()
+                batches = (batch for _, part in made.parts() for batch in part.to_batches())
+                table.overwrite(batches, self.schema, **told)
 
     def _edition(self, changes: Changes) -> Edition:
         a, good = self.assessment, self.rows.fates.good

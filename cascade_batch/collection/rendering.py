@@ -18,7 +18,7 @@ from cascade_batch.collection.known import Known
 from cascade_batch.collection.learning import Source, learn, source_of
 from cascade_batch.collection.lease import Lease
 from cascade_batch.collection.missing import Missing, write_missing
-from cascade_batch.collection.place import Collection
+from cascade_batch.collection.place import Collection, open_collection
 from cascade_batch.collection.writing import Failure
 from cascade_batch.errors import IntegrityError
 from cascade_batch.pipeline import sitting
@@ -28,6 +28,7 @@ from cascade_batch.pipeline.sitting import Observer
 from cascade_batch.run.manifest import committed_shards, read_manifests
 from cascade_batch.run.paths import RUN
 from cascade_batch.run.records import FINISHED, Outcome
+from cascade_batch.run.stored import FOUND, StoredEmbeddings
 from cascade_batch.settings import DtypeSpec, PromptsSpec, Spec, binding_fields
 
 RECENT = 100
@@ -91,7 +92,7 @@ class Rendering:
             spec,
             self.make_runner,
             _Held(self.observer, self.lease),
-            stored=_Stored(known) if todo.decoded else None,
+            stored=KnownEmbeddings(known, complete=False) if todo.decoded else None,
         )
         done.run = name
         if not done.is_whole:
@@ -190,15 +191,20 @@ def begun_runs(collection: Collection) -> dict[str, int | None]:
     return runs
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """The collection's embeddings, for a run: shards without one of theirs go through Stage C."""
+class KnownEmbeddings(StoredEmbeddings):
+    """Those of a collection."""
 
-    known: Known
-    complete: bool = False
+    def __init__(self, known: Known, complete: bool = True) -> None:
+        self._known, self.complete = known, complete
 
     def find(self, stage_c_keys: pa.Array) -> pa.Table:
-        return self.known.find(stage_c_keys)
+        return self._known.find(stage_c_keys).cast(FOUND)
+
+
+def known_embeddings(uri: str) -> KnownEmbeddings:
+    """The embeddings of a collection. Raises SpecError if there is none."""
+    collection = open_collection(uri)
+    return KnownEmbeddings(Known(collection.storage, collection.known, collection.known.version()))
 
 
 @dataclass(frozen=True)

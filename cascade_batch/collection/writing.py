@@ -136,11 +136,13 @@ class NewRows:
         table = pa.table({field.name: columns[field.name] for field in self.schema})
         return cast_for_delta(table, self.schema)
 
-    def all(self) -> Iterator[pa.RecordBatch]:
-        """Every row, a part of the spool at a time."""
+    def all(self) -> Iterator[pa.Table]:
+        """Every row, some at a time; an empty table if there are none."""
+        if not self.spool.rows:
+            yield self.schema.empty_table()
         for start in range(0, self.spool.rows, ROWS):
             stop = min(start + ROWS, self.spool.rows)
-            yield from self.of(np.arange(start, stop)).to_batches()
+            yield self.of(np.arange(start, stop))
 
     def _with_stale(self, found: pa.Table, image_ids: pa.ChunkedArray, stale: np.ndarray) -> pa.Table:
         """The references, with those of the edition before where its picture stays out."""

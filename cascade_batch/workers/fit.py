@@ -1,4 +1,5 @@
-"""Whether a model's parts are whole and made for each other, told on a node of the workers before anything is spent."""
+"""What only a node of the workers can tell, before anything is spent: its device, and whether a model's parts are whole
+and made for each other."""
 
 from collections.abc import Mapping
 
@@ -17,6 +18,13 @@ def weight_digests(model: Model, known: Mapping[str, str] | None = None) -> dict
         return found
     check_fit(model)
     return digests(model)
+
+
+def device_kind_of(name: str) -> str:
+    """What manifests call the device of this name, here: see `WorkerSettings.device`."""
+    from cascade_batch.engine.devices import device_kind, named_device  # torch: not for the driver
+
+    return device_kind(named_device(name))
 
 
 def check_fit(model: Model) -> None:

@@ -6,14 +6,14 @@ from dataclasses import replace
 from functools import partial
 
 from cascade_batch.model.stages import PerPool
-from cascade_batch.plan.pools import Node, Pools, size_pools
+from cascade_batch.plan.pools import Node, Pool, Pools, size_pools
 from cascade_batch.run import paths
 from cascade_batch.settings import DtypeSpec, PoolsSpec
 from cascade_batch.storage import Storage
 from cascade_batch.weights import Model
 from cascade_batch.workers.committing import commit_embeddings, commit_images
 from cascade_batch.workers.copying import copy_embeddings
-from cascade_batch.workers.fit import weight_digests
+from cascade_batch.workers.fit import device_kind_of, weight_digests
 from cascade_batch.workers.ledger import AttemptLedger
 from cascade_batch.workers.making import LateWorker
 from cascade_batch.workers.reading import read_committed, read_shard
@@ -35,6 +35,9 @@ class LocalRunner:
 
     def probe_create_only(self, uri: str) -> bool:
         return Storage(uri).probe_create_only(paths.RUN)
+
+    def device_kind(self, pool: Pool) -> str:
+        return device_kind_of(pool.settings.device)
 
     def weight_digests(self, model: Model, known: Mapping[str, str] | None = None) -> dict[str, str]:
         return weight_digests(model, known)

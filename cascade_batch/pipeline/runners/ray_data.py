@@ -42,7 +42,7 @@ from cascade_batch.weights import Model
 from cascade_batch.workers.committing import commit_embeddings, commit_images
 from cascade_batch.workers.context import RunRef
 from cascade_batch.workers.copying import copy_embeddings
-from cascade_batch.workers.fit import weight_digests
+from cascade_batch.workers.fit import device_kind_of, weight_digests
 from cascade_batch.workers.ledger import Attempt, AttemptLedger
 from cascade_batch.workers.reading import read_committed, read_shard
 from cascade_batch.workers.setup import Setup
@@ -157,13 +157,20 @@ class RayRunner:
         """Asked from every node, because that is where the writers are."""
         return all(self._on_every_node(_probe, uri))
 
+    def device_kind(self, pool: Pool) -> str:
+        return self._on_a_worker(device_kind_of, pool.settings.device, num_gpus=pool.gpus)
+
     def weight_digests(self, model: Model, known: Mapping[str, str] | None = None) -> dict[str, str]:
         """Read on a node of the workers: one with GPUs, where there are any; no GPU is taken for it."""
+        return self._on_a_worker(weight_digests, model, known)
+
+    def _on_a_worker(self, function: Callable, *args: Any, num_gpus: float = 0.0) -> Any:
         alive = [n for n in ray.nodes() if n["Alive"]]
         node = max(alive, key=lambda n: n["Resources"].get("GPU", 0))
         strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        remote: Any = ray.remote(weight_digests).options(num_cpus=0, scheduling_strategy=strategy)
-        return _unwrapped(lambda: ray.get(remote.remote(model, known)))
+        options = {"num_cpus": 0, "num_gpus": num_gpus, "scheduling_strategy": strategy}
+        remote: Any = ray.remote(function).options(**options)
+        return _unwrapped(lambda: ray.get(remote.remote(*args)))
 
     def run(self, tickets: Iterable[Ticket], setup: Setup) -> Generator[ShardData]:
         """Shards in the order they end, one execution after another (`SHARDS_PER_EXECUTION`)."""

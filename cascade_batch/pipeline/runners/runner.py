@@ -3,7 +3,7 @@
 from collections.abc import Generator, Iterable, Mapping
 from typing import Protocol
 
-from cascade_batch.plan.pools import Pools
+from cascade_batch.plan.pools import Pool, Pools
 from cascade_batch.settings import DtypeSpec, PoolsSpec
 from cascade_batch.weights import Model
 from cascade_batch.workers.setup import Setup
@@ -19,6 +19,10 @@ class Runner(Protocol):
 
     def probe_create_only(self, uri: str) -> bool:
         """Whether the store, as the workers see it, honours create-only writes."""
+        ...
+
+    def device_kind(self, pool: Pool) -> str:
+        """What a pool's workers call their device in manifests, asked where they are."""
         ...
 
     def weight_digests(self, model: Model, known: Mapping[str, str] | None = None) -> dict[str, str]:

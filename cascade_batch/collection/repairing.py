@@ -6,7 +6,6 @@ known and then a new edition say so; each step may be repeated after a death.
 
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +21,6 @@ from cascade_batch.collection.known import Known
 from cascade_batch.collection.learning import source_of
 from cascade_batch.collection.lease import Lease
 from cascade_batch.collection.living import run_storage
-from cascade_batch.collection.one_runner import OneRunner
 from cascade_batch.collection.paths import RUNS
 from cascade_batch.collection.place import Collection
 from cascade_batch.collection.rendering import KnownEmbeddings

@@ -18,18 +18,22 @@ class Dead(BaseException):
 
 
 def deaths(
-    fresh: Callable[[str], Collection], act: Callable[[Collection], object], after_it: bool
+    fresh: Callable[[str], Collection],
+    act: Callable[[Collection], object],
+    after_it: bool,
+    among: tuple[str, ...] = ("",),
 ) -> Iterator[Collection]:
     """Collections after an act that died one write later than the last one, until one is done.
 
     Args:
         fresh: a collection of a given name, as it was before the act.
         after_it: the write has landed.
+        among: what keys begin with that count.
     """
     for allowed in range(10_000):
         collection = fresh(str(allowed))
         with pytest.MonkeyPatch.context() as patch:
-            _die_after(patch, allowed, after_it)
+            _die_after(patch, allowed, after_it, among)
             try:
                 act(collection)
                 return
@@ -39,16 +43,16 @@ def deaths(
         yield collection
 
 
-def _die_after(patch: pytest.MonkeyPatch, allowed: int, after_it: bool) -> None:
+def _die_after(patch: pytest.MonkeyPatch, allowed: int, after_it: bool, among: tuple[str, ...]) -> None:
     left = [allowed]
     patch.setattr(garbage, "DELETERS", 1)
     for name in ("_put_once", "_delete_once"):
-        patch.setattr(Storage, name, _dying(getattr(Storage, name), left, after_it))
+        patch.setattr(Storage, name, _dying(getattr(Storage, name), left, after_it, among))
 
 
-def _dying(write: Callable, left: list[int], after_it: bool) -> Callable:
+def _dying(write: Callable, left: list[int], after_it: bool, among: tuple[str, ...]) -> Callable:
     def dying(storage: Storage, key: str, *rest: object) -> None:
-        if key == paths.LEASE and left[0] >= 0:
+        if left[0] >= 0 and (key == paths.LEASE or not key.startswith(among)):
             return write(storage, key, *rest)
         left[0] -= 1
         if left[0] == -1 and after_it:

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -167,6 +168,14 @@ class DeltaTableAt:
         """The same, some rows at a time; memory holds part of one file."""
         return self._batches(self._open(version), columns, where)
 
+    def readers(
+        self, columns: list[str], *, version: int, where: pc.Expression | None = None
+    ) -> tuple[Callable[[DataFile], pa.Table], list[DataFile]]:
+        """The same in pieces, for other processes: what reads a data file, and the files."""
+        table = self._open(version)
+        wanted, read = _read_schemas(table, columns, where)
+        return partial(_read_file, self.storage, self.folder, wanted, read, where), _files_of(table)
+
     def append(self, rows: pa.Table, *, after: int, metadata: Mapping[str, Any], token: str) -> int:
         """Add rows of the table's columns. Returns the new version. Raises Conflict."""
 
@@ -311,10 +320,7 @@ class DeltaTableAt:
     def _batches(
         self, table: DeltaTable, columns: list[str] | None, where: pc.Expression | None
     ) -> Iterator[pa.RecordBatch]:
-        schema = _schema_of(table)
-        wanted = _selected(schema, columns)
-        asked = str(where)  # names every column that it needs, and perhaps parts of others
-        read = wanted if where is None else pa.schema([f for f in schema if f in wanted or f.name in asked])
+        wanted, read = _read_schemas(table, columns, where)
         for file in _files_of(table):
             for rows in read_batches(self.storage, self.folder, file, read, where):
                 yield from rows.select(wanted.names).to_batches()
@@ -375,6 +381,30 @@ def _fitting(rows: pa.Table, table: DeltaTable) -> pa.Table:
 
 def _schema_of(table: DeltaTable) -> pa.Schema:
     return held_by_delta(pa.schema(table.schema().to_arrow()))
+
+
+def _read_schemas(
+    table: DeltaTable, columns: list[str] | None, where: pc.Expression | None
+) -> tuple[pa.Schema, pa.Schema]:
+    """What is wanted, and what has to be read for that."""
+    schema = _schema_of(table)
+    wanted = _selected(schema, columns)
+    asked = str(where)  # names every column that it needs, and perhaps parts of others
+    return wanted, wanted if where is None else pa.schema(
+        [f for f in schema if f in wanted or f.name in asked]
+    )
+
+
+def _read_file(
+    storage: Storage,
+    folder: str,
+    wanted: pa.Schema,
+    read: pa.Schema,
+    where: pc.Expression | None,
+    file: DataFile,
+) -> pa.Table:
+    rows = [rows.select(wanted.names) for rows in read_batches(storage, folder, file, read, where)]
+    return pa.concat_tables(rows) if rows else wanted.empty_table()
 
 
 def _selected(schema: pa.Schema, columns: list[str] | None) -> pa.Schema:

@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import Any
 
 import pyarrow as pa
 
@@ -169,7 +170,8 @@ class _Committing:
         spec = replace(
             a.asked.spec, prompts=replace(a.asked.spec.prompts, uri=split_query(a.asked.spec.prompts.uri)[0])
         )
-        table = a.asked.table
+        table, runs = a.asked.table, self._pictures()
+        made = runs["rendered_in"].get(a.version + 1, 0)  # also by a sitting that was killed
         return Edition(
             number=a.version + 1,
             kind=REGENERATED,
@@ -193,24 +195,26 @@ class _Committing:
                 images=a.spool.rows,
                 failed=int((~good).sum()),
                 stale=int(self.rows.stale.sum()),
-                reused=int(good.sum()) - self.rendered.decoded - self.rendered.rendered,
-                decoded=self.rendered.decoded,
-                rendered=self.rendered.rendered,
+                reused=int(good.sum()) - made,
+                decoded=min(made, self.rendered.decoded),
+                rendered=max(0, made - self.rendered.decoded),
                 new=int(changes.new.sum()),
                 withdrawn=len(changes.withdrawn),
                 changed=int((changes.pictures & ~changes.new).sum()),
                 carried=int(changes.carried.sum()),
             ),
-            runs=self._runs(),
+            runs=dict(sorted(runs["run"].items())),
             run=self.rendered.run,
             options=a.options.to_json(),
         )
 
-    def _runs(self) -> dict[str, int]:
-        """Good pictures by the run that they lie in."""
+    def _pictures(self) -> dict[str, Counter[Any]]:
+        """Good pictures by the run that they lie in, and by the edition that they were rendered in."""
         keys = self.assessment.spool.columns(["stage_ba_key"])["stage_ba_key"]
-        counted = Counter[str]()
+        counted = {"run": Counter[Any](), "rendered_in": Counter[Any]()}
         for start in range(0, len(keys), 2**18):
-            runs = self.known.references(keys.slice(start, 2**18))["run"].drop_null()
-            counted.update({v["values"]: v["counts"] for v in runs.value_counts().to_pylist()})
-        return dict(sorted(counted.items()))
+            found = self.known.references(keys.slice(start, 2**18))
+            for name, counts in counted.items():
+                values = found[name].drop_null().value_counts().to_pylist()
+                counts.update({value["values"]: value["counts"] for value in values})
+        return counted

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from cascade_batch.collection import paths
 from cascade_batch.collection.assessing import Assessment
+from cascade_batch.collection.in_process import InProcess
 from cascade_batch.collection.known import Known
 from cascade_batch.collection.learning import Source, learn, source_of
 from cascade_batch.collection.lease import Lease
@@ -144,14 +145,14 @@ class Rendering:
         states = self.assessment.states(self.assessment.known())
         todo = self.assessment.missing(states, set())
         ours = self._spec(todo).output.uri if len(todo) else None
-        for name, edition in found.items():
+        for name in found:
             storage = self.collection.storage
             if storage.url(name) != ours and storage.exists(f"{name}/{RUN}"):
                 self.observer.note(f"taking over what {name} has rendered")
-                self._learn(name, edition)
+                self._learn(name)
 
-    def _learn(self, name: str, edition: int | None = None) -> Source:
-        source = source_of(self.collection, name, edition or self.assessment.version + 1)
+    def _learn(self, name: str) -> Source:
+        source = source_of(self.collection, name, self.assessment.version + 1)
         learn(self.collection, source, uuid.uuid4().hex, {"learnt": name})
         return source
 
@@ -204,7 +205,8 @@ class KnownEmbeddings(StoredEmbeddings):
 def known_embeddings(uri: str) -> KnownEmbeddings:
     """The embeddings of a collection. Raises SpecError if there is none."""
     collection = open_collection(uri)
-    return KnownEmbeddings(Known(collection.storage, collection.known, collection.known.version()))
+    known = collection.known
+    return KnownEmbeddings(Known(collection.storage, known, known.version(), InProcess()))
 
 
 @dataclass(frozen=True)

@@ -76,9 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
         "orphans are never deleted",
     )
     add_collection(
-        commands.add_parser(
-            "collection", help="the editions of a collection: compare, restore, clean up, check"
-        )
+        commands.add_parser("collection", help="editions of a collection: compare, restore, clean up, check")
     )
     _add_model(commands.add_parser("model", help="what a checkpoint is, and the same in the other layout"))
     commands.add_parser(

@@ -107,7 +107,8 @@ def _in_a_process(what: str, folder: Path, clock: str) -> dict[str, Any]:
         raise SystemExit(f"{what} failed")
     found = json.loads(told.splitlines()[-1]) | {"driver_mb": watch.alone_mb, "all_mb": watch.peak_mb}
     if clock == "cpu":
-        found["seconds"]["key"] += watch.others_cpu_s  # keying alone starts processes
+        key = found["seconds"].get("key", 0)  # keying alone starts processes
+        found["seconds"]["key"] = key + watch.others_cpu_s
         found["without_render"] += watch.others_cpu_s
     return found
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 from cascade_batch.cli.showing import PlainObserver
 from cascade_batch.collection import asking
 from cascade_batch.collection.assessing import Options
+from cascade_batch.collection.in_process import InProcess
 from cascade_batch.collection.keying import key_table, row_ranges
 from cascade_batch.collection.learning import ROWS_PER_COMMIT
 from cascade_batch.collection.place import Collection, create_or_open
@@ -32,7 +33,8 @@ def make_collection(spec: Spec, uri: str) -> Result:
     asked = asking.asked(spec, uri)
     dtypes = PerPool(*spec.model.dtype)
     with Spool() as spool:
-        key_table(asking.keying_of(asked, dtypes, digests(asked.model)), row_ranges(asked.table, None), spool)
+        keying = asking.keying_of(asked, dtypes, digests(asked.model))
+        key_table(keying, row_ranges(asked.table, None), spool, InProcess())
         _know(collection, spool)
     collection.storage.create(f"{RUN}/{paths.RUN}", b"{}")
     return regenerate(spec, uri, NullRunner, PlainObserver(), Options())

@@ -4,7 +4,7 @@ Beside the pools everything is the real thing: reading, stage keys, embedding sh
 """
 
 import hashlib
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,8 @@ from cascade_batch.run.images import ImageFile
 from cascade_batch.run.run import Run
 from cascade_batch.run.schemas import COST, EMBEDDING_CHANNELS, HAPPENED
 from cascade_batch.settings import DtypeSpec, PoolsSpec
+from cascade_batch.weights import Model
+from cascade_batch.weights.local import digests
 from cascade_batch.workers import committing
 from cascade_batch.workers.committing import commit_embeddings, commit_images
 from cascade_batch.workers.copying import copy_embeddings
@@ -41,6 +43,9 @@ class NullRunner(LocalRunner):
 
     def size_pools(self, pools: PoolsSpec, dtype: DtypeSpec, share_c: float) -> Pools:
         return size_pools(pools, dtype, [Node(cpus=16, gpus=0)], share_c)
+
+    def weight_digests(self, model: Model, known: Mapping[str, str] | None = None) -> dict[str, str]:
+        return digests(model)
 
     def run(self, tickets: Iterable[Ticket], setup: Setup) -> Generator[ShardData]:
         private: Any = committing

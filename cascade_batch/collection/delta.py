@@ -130,10 +130,10 @@ class DeltaTableAt:
         """The newest version."""
         return self._open().version()
 
-    def history(self) -> list[Commit]:
-        """All commits, newest first."""
+    def history(self, newest: int | None = None) -> list[Commit]:
+        """All commits, or so many of the newest, newest first; each is a request to the store."""
         table = self._open()
-        return [commit_of(told, told["version"]) for told in self._asked(table.history)]
+        return [commit_of(told, told["version"]) for told in self._asked(lambda: table.history(newest))]
 
     def schema(self, version: int | None = None) -> pa.Schema:
         return _schema_of(self._open(version))

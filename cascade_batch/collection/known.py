@@ -51,7 +51,7 @@ class Known:
         runs: set[str] = set()
         for batch in self.table.batches(["run"], version=self.version):
             runs.update(batch["run"].unique().to_pylist())
-        return {run for run in runs if not _stands(self.storage, run)}
+        return {run for run in runs if not stands(self.storage, run)}
 
     def pictures(self, keys: pa.ChunkedArray) -> np.ndarray:
         """Whether the picture of each `stage_ba_key` is known, (n,) bool."""
@@ -141,7 +141,8 @@ def _column(read: Callable[[DataFile], pa.Table], name: str, file: DataFile) -> 
     return read(file)[name].combine_chunks()
 
 
-def _stands(storage: Storage, run: str) -> bool:
+def stands(storage: Storage, run: str) -> bool:
+    """Whether there is a run under the name that a collection has for it."""
     at = Storage(run) if is_absolute(run) else storage
     return at.exists(paths.RUN if is_absolute(run) else f"{run}/{paths.RUN}")
 

@@ -74,6 +74,12 @@ def is_collection(uri: str) -> bool:
     return _has_table(storage) and FORMAT_KEY in DeltaTableAt(storage, paths.TABLE).configuration()
 
 
+def is_free(uri: str) -> bool:
+    """Whether there is nothing at a place, where a collection would be made."""
+    check_store(uri)
+    return not Storage(uri).list()
+
+
 def _has_table(storage: Storage) -> bool:
     return DeltaTableAt(storage, paths.TABLE).exists()
 

@@ -189,7 +189,7 @@ def _other_key(source: Source, image: str) -> IntegrityError:
 def begun_runs(collection: Collection) -> dict[str, int | None]:
     """Runs of recent regenerations -> the edition that they were begun for, None once they are learnt."""
     runs: dict[str, int | None] = {}
-    for commit in reversed(collection.known.history()[:RECENT]):
+    for commit in reversed(collection.known.history(RECENT)):
         if "begun" in commit.metadata:
             runs[commit.metadata["begun"]] = commit.metadata["edition"]
         elif "learnt" in commit.metadata:

@@ -36,9 +36,10 @@ class RayTables:
         with _settings(preserve_order=True):
             try:
                 for batch in _of_items(items, packed).iter_batches(batch_size=1, batch_format="pyarrow"):
-                    if (error := batch["error"][0].as_py()) is not None:
+                    row: Any = batch
+                    if (error := row["error"][0].as_py()) is not None:
                         raise pickle.loads(error)
-                    yield _unpacked(batch["table"][0])
+                    yield _unpacked(row["table"][0])
             except CascadeError:
                 raise
             except Exception as error:

@@ -20,7 +20,7 @@ from cascade_batch.collection import asking
 from cascade_batch.collection.assessing import Assessment, Options, assess
 from cascade_batch.collection.delta import held_by_delta
 from cascade_batch.collection.editions import REGENERATED, Counts, Edition, editions_of
-from cascade_batch.collection.known import Known, stands
+from cascade_batch.collection.known import stands
 from cascade_batch.collection.lease import IfBusy, Lease, holding
 from cascade_batch.collection.one_runner import OneRunner
 from cascade_batch.collection.place import Collection, create_or_open

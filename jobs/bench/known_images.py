@@ -61,12 +61,23 @@ def _known_rows(keyed: pa.Table, first: int) -> Iterator[pa.Table]:
             "stage_ba_key": some["stage_ba_key"],
             "image_uri": [f"{RUN}/images/{name}/{image}.png" for name, image in images],
             "image_bytes": rng.integers(PNG_BYTES // 2, PNG_BYTES * 3 // 2, some.num_rows),
-            **{name: _hex(rng, some.num_rows) for name in ("image_sha256", "pixel_sha256", "embedding_sha256")},
+            **{
+                name: _hex(rng, some.num_rows)
+                for name in ("image_sha256", "pixel_sha256", "embedding_sha256")
+            },
             "embedding_uri": [f"{RUN}/embeddings/{name}.parquet" for name in names],
             "embedding_row": numbers % SHARD,
             **_same(some.num_rows),
         }
-        yield pa.table({f.name: pa.array(columns[f.name]).cast(f.type) if not isinstance(columns[f.name], pa.ChunkedArray) else columns[f.name].cast(f.type) for f in KNOWN}, schema=KNOWN)
+        yield pa.table(
+            {
+                f.name: pa.array(columns[f.name]).cast(f.type)
+                if not isinstance(columns[f.name], pa.ChunkedArray)
+                else columns[f.name].cast(f.type)
+                for f in KNOWN
+            },
+            schema=KNOWN,
+        )
 
 
 def _same(rows: int) -> dict[str, list]:

@@ -12,17 +12,82 @@ ROWS_PER_FILE = 65_536
 CHANGED = 100
 """One row in so many."""
 _WORDS = (
-    "a an the of in on under beside behind before old small large red blue green golden silver wooden quiet busy "
-    "city harbour street forest mountain river garden market kitchen library station bridge window lantern bicycle "
-    "fisherman painter child woman sailor horse owl fox cat ship train kite umbrella teapot clock chair morning "
-    "evening winter autumn rain snow fog sunlight moonlight watercolour photograph engraving poster sketch portrait"
-).split()
+    *(
+        "a",
+        "an",
+        "the",
+        "of",
+        "in",
+        "on",
+        "under",
+        "beside",
+        "behind",
+        "before",
+        "old",
+        "small",
+        "large",
+        "red",
+    ),
+    *("blue", "green", "golden", "silver", "wooden", "quiet", "busy", "city", "harbour", "street", "forest"),
+    *(
+        "mountain",
+        "river",
+        "garden",
+        "market",
+        "kitchen",
+        "library",
+        "station",
+        "bridge",
+        "window",
+        "lantern",
+    ),
+    *(
+        "bicycle",
+        "fisherman",
+        "painter",
+        "child",
+        "woman",
+        "sailor",
+        "horse",
+        "owl",
+        "fox",
+        "cat",
+        "ship",
+        "train",
+    ),
+    *(
+        "kite",
+        "umbrella",
+        "teapot",
+        "clock",
+        "chair",
+        "morning",
+        "evening",
+        "winter",
+        "autumn",
+        "rain",
+        "snow",
+    ),
+    *(
+        "fog",
+        "sunlight",
+        "moonlight",
+        "watercolour",
+        "photograph",
+        "engraving",
+        "poster",
+        "sketch",
+        "portrait",
+    ),
+)
 _CATEGORIES = ("animals", "people", "places", "objects", "vehicles", "abstract")
 Change = Callable[[pa.Table, int], pa.Table]
 """A file's rows and its number -> its rows now."""
 
 
-def write_table(folder: Path, rows: int, change: Change | None = None, group_rows: int = ROWS_PER_FILE) -> None:
+def write_table(
+    folder: Path, rows: int, change: Change | None = None, group_rows: int = ROWS_PER_FILE
+) -> None:
     """A table of `rows` prompts in files of about equal size; the same rows each time, but for `change`."""
     folder.mkdir(parents=True)
     bounds = np.linspace(0, rows, -(-rows // ROWS_PER_FILE) + 1).astype(np.int64)
@@ -30,7 +95,9 @@ def write_table(folder: Path, rows: int, change: Change | None = None, group_row
         table = _rows(first, stop)
         if change is not None:
             table = change(table, number)
-        pq.write_table(table, folder / f"part-{number:05}.parquet", row_group_size=group_rows, compression="zstd")
+        pq.write_table(
+            table, folder / f"part-{number:05}.parquet", row_group_size=group_rows, compression="zstd"
+        )
 
 
 def spread(table: pa.Table, _number: int) -> pa.Table:

@@ -48,7 +48,11 @@ def test_what_is_known_is_found_in_any_file(
     keys = [["a", "b"], ["c", None], ["a", "d"]]
     for version, some in enumerate(keys):
         rows = {name: pa.nulls(len(some), KNOWN.field(name).type) for name in KNOWN.names}
-        rows |= {"stage_ba_key": some, "run": [str(tmp_path)] * 2, "image_uri": [f"{version} {k}" for k in some]}
+        rows |= {
+            "stage_ba_key": some,
+            "run": [str(tmp_path)] * 2,
+            "image_uri": [f"{version} {k}" for k in some],
+        }
         table.append(pa.table(rows, schema=KNOWN), after=version, metadata={}, token=str(version))
     monkeypatch.setattr(known, "stands", lambda *_: True)
     found = Known(table.storage, table, table.version(), InProcess()).found(
@@ -60,6 +64,8 @@ def test_what_is_known_is_found_in_any_file(
     assert found.rows(["image_uri"], np.array([2, 4]))["image_uri"].to_pylist() == [uris[2], uris[4]]
 
 
-@pytest.mark.parametrize("value", ["", "é\0\ud7ff\"\\/\n", "🦊", 0, -7, 2**63 - 1, 1.0, -0.0, 1e300, True, None])
+@pytest.mark.parametrize(
+    "value", ["", 'é\0\ud7ff"\\/\n', "🦊", 0, -7, 2**63 - 1, 1.0, -0.0, 1e300, True, None]
+)
 def test_values_in_keys_are_json(value: object) -> None:
     assert _as_json(value) == json.dumps(value)

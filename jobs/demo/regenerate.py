@@ -134,7 +134,7 @@ def look(story: Narrator) -> None:
     story.say("Time travel: any reader of Delta Lake sees Monday's table beside Tuesday's.")
     story.python(TIME_TRAVEL)
     story.say("Monday's pictures beside Wednesday's.")
-    story.contact_sheet(COLLECTION, "--edition=1", "--edition=3", f"--out={SHEET}", "--colours=64")
+    story.contact_sheet(COLLECTION, "--edition=1", "--edition=3", f"--out={SHEET}")
 
 
 def clean_up(story: Narrator) -> None:

@@ -20,10 +20,10 @@ from cascade_batch.collection import asking
 from cascade_batch.collection.assessing import Assessment, Options, assess
 from cascade_batch.collection.delta import held_by_delta
 from cascade_batch.collection.editions import REGENERATED, Counts, Edition, editions_of
-from cascade_batch.collection.known import Known
+from cascade_batch.collection.known import Known, stands
 from cascade_batch.collection.lease import IfBusy, Lease, holding
 from cascade_batch.collection.one_runner import OneRunner
-from cascade_batch.collection.place import create_or_open
+from cascade_batch.collection.place import Collection, create_or_open
 from cascade_batch.collection.rendering import Rendered, Rendering
 from cascade_batch.collection.schemas import edition_schema
 from cascade_batch.collection.spool import Spool
@@ -82,7 +82,7 @@ def regenerate(
         last = editions[0] if editions else None
         if options.name and (named := _named(editions, options.name)):
             return Result(_state(named), named)
-        if last and _says_it_all(asked, last, options):
+        if last and _says_it_all(asked, last, options) and _stand(collection, last):
             return Result(NOTHING_TO_DO, last)
         make_plan(asked.table, asked.spec)  # every error of its values
         check_carried(asked.table)
@@ -105,6 +105,11 @@ def _says_it_all(asked: asking.Asked, last: Edition, options: Options) -> bool:
     to_retry = last.counts.failed and options.retry_failed
     same = last.options == options.to_json() and (not options.bits or last.versions == versions())
     return asking.is_answered(asked, last) and same and not to_retry
+
+
+def _stand(collection: Collection, last: Edition) -> bool:
+    """Whether the runs that an edition refers to are there."""
+    return all(stands(collection.storage, run) for run in last.runs)
 
 
 def _state(edition: Edition) -> str:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from cascade_batch import weights
 from cascade_batch.collection.columns import differing
 from cascade_batch.collection.editions import REPAIRED, Edition
+from cascade_batch.collection.in_process import InProcess
 from cascade_batch.collection.known import Known
 from cascade_batch.collection.learning import source_of
 from cascade_batch.collection.lease import Lease
@@ -134,7 +135,7 @@ def _render_again(
     reopen(opened, shards)
     if not set(shards) <= committed_shards(opened.storage, shards):
         observer.note(f"{run}: rendering {len(shards)} shards again")
-        known = Known(collection.storage, collection.known, collection.known.version())
+        known = Known(collection.storage, collection.known, collection.known.version(), InProcess())
         stored = KnownEmbeddings(known, complete=False) if spec.prompts.embeddings_from else None
         sitting.render(spec, make_runner, observer, stored=stored)
     return shards

@@ -13,13 +13,13 @@ Exit codes and the outcome's `state`:
   0    done: a new edition. nothing_to_do: the newest one, or the one of this name, is what the table asks for.
        Or skipped, with `--if-busy skip`: another process is at work on the collection
   1    failed, or incomplete: submit it again
-  2    bad input, nothing was spent
+  2    failed: bad input, nothing was spent
   3    too_many_failed: more failed rows than --max-failed-rows allows; no edition
   5    busy: another process is at work on the collection
   6    done_with_failed_rows: an edition, in which some rows have failed; the next regeneration tries them again
   130  interrupted
 
-Codes 2 and 5, an error that ends the job with 1, and what was skipped, write no outcome.
+What was busy, skipped, or interrupted before it rendered writes no outcome, nor does a wrong flag or setting.
 """
 
 import sys

@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from jobs.demo import contact_sheet, regenerate
+from tests.patience import PATIENCE_S
 from tests.run.runs import QUICK
 
 PROJECT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(1200)  # a dozen processes, one after the other
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,13 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     command = [sys.executable, "jobs/demo/regenerate.py", str(folder), "--model=tiny", *flags]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=540, check=False, cwd=PROJECT, env=environment
+        command,
+        capture_output=True,
+        text=True,
+        timeout=4 * PATIENCE_S,
+        check=False,
+        cwd=PROJECT,
+        env=environment,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done.stdout

@@ -4,6 +4,7 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 
 from cascade_batch.cli.planning import Speed, check_speed, plan_lines, print_plan
+from cascade_batch.collection.asking import NO_IDS
 from cascade_batch.collection.assessing import Options
 from cascade_batch.collection.comparing import State
 from cascade_batch.collection.forecasting import Forecast, forecast
@@ -48,6 +49,8 @@ def forecast_lines(found: Forecast) -> list[str]:
     ]
     if shared:
         lines.append(f"share    {shared:,} a picture or an embedding with one of these")
+    if found.asked.table.default_ids:
+        lines.append(f"note     {NO_IDS}")
     if of[State.REFUSED]:
         lines.append(f"fail     {of[State.REFUSED]:,} whose rows cannot be asked for")
     if of[State.LEFT]:

@@ -22,6 +22,8 @@ from cascade_batch.model.stages import PerPool
 from cascade_batch.pipeline.runners.runner import Runner, Tables
 from cascade_batch.plan.planning import ImageGroup
 
+ALONE = 20_000
+"""Prompts that one process has keyed before others have started."""
 RAY_ABOVE = 5_000_000
 """Prompts from which on keys are made and joined by Ray Data, where the runner has a cluster."""
 
@@ -109,6 +111,8 @@ def assess(
 
 def _tables(prompts: int, make_runner: Callable[[], Runner]) -> Tables:
     """Who makes keys and joins them: the cluster, if there is one, for what one machine would hold badly."""
+    if prompts <= ALONE:
+        return InProcess(processes=1)
     cluster = make_runner().tables() if prompts > RAY_ABOVE else None
     return cluster or InProcess()
 

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import get_context
 from typing import Any
@@ -20,11 +19,16 @@ AHEAD = 4
 class InProcess:
     """`Tables` of this machine."""
 
+    def __init__(self, processes: int | None = None) -> None:
+        """`processes`: None is one for each core. Processes, because most of the work is Python's."""
+        self._processes = processes or os.cpu_count() or 1
+
     def mapped(self, make: Callable[[Any], pa.Table], items: Sequence[Any]) -> Iterator[pa.Table]:
         """The tables made of the items, in their order. Raises as `make` does."""
-        with _executor(len(items)) as (executor, processes):
+        processes = min(len(items), self._processes)
+        with _executor(processes) as executor:
             left = iter(items)
-            waiting = [executor.submit(make, item) for item in islice(left, processes * AHEAD)]
+            waiting = [executor.submit(make, item) for item in islice(left, max(1, processes) * AHEAD)]
             while waiting:
                 yield waiting.pop(0).result()
                 waiting += [executor.submit(make, item) for item in islice(left, 1)]
@@ -37,13 +41,8 @@ class InProcess:
         return is_among(values, pa.chunked_array(columns, values.type))
 
 
-@contextmanager
-def _executor(items: int) -> Iterator[tuple[Executor, int]]:
-    """Processes, because most of the work is Python's; a thread where they would cost more than they save."""
-    processes = min(items, os.cpu_count() or 1)
+def _executor(processes: int) -> Executor:
+    """A thread where one process is enough: others cost a second to start."""
     if processes <= 1:
-        with ThreadPoolExecutor(1) as executor:
-            yield executor, 1
-        return
-    with ProcessPoolExecutor(processes, mp_context=get_context("forkserver")) as executor:
-        yield executor, processes
+        return ThreadPoolExecutor(1)
+    return ProcessPoolExecutor(processes, mp_context=get_context("forkserver"))

@@ -84,6 +84,8 @@ def regenerate(
             return Result(_state(named), named)
         if last and _says_it_all(asked, last, options) and _stand(collection, last):
             return Result(NOTHING_TO_DO, last)
+        if asked.table.default_ids:
+            observer.warn(asking.NO_IDS)
         make_plan(asked.table, asked.spec)  # every error of its values
         check_carried(asked.table)
         schema = held_by_delta(edition_schema(asked.table.carried))

@@ -32,6 +32,7 @@ def test_editions_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     pq.write_table(pa.Table.from_pylist(rows), second)
     here, cluster = tmp_path / "here", tmp_path / "cluster"
     for into, runner in ((here, "local"), (cluster, "ray")):
+        monkeypatch.setattr(assessing, "ALONE", 0)
         monkeypatch.setattr(assessing, "RAY_ABOVE", 3 if runner == "ray" else 10**9)
         regenerate(first, into, runner)
         regenerate(second, into, runner, "--set=render.decoder_steps=1")

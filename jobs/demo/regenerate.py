@@ -54,7 +54,12 @@ class Narrator:
         )
 
     def regenerate(self, prompts: str, edition: str, *words: str) -> None:
-        how = ["--runner", self._runner, *self._settings]
+        how = [
+            "--runner",
+            self._runner,
+            "--set=shards.prompts=4",
+            *self._settings,
+        ]  # so small to show progress
         self.cascade_batch("regenerate", prompts, "--into", COLLECTION, "--edition", edition, *words, *how)
 
     def plan(self, prompts: str) -> None:

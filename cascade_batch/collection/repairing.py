@@ -17,12 +17,14 @@ import pyarrow.compute as pc
 from cascade_batch import weights
 from cascade_batch.collection.columns import differing
 from cascade_batch.collection.editions import REPAIRED, Edition
+from cascade_batch.collection.in_process import InProcess
+from cascade_batch.collection.known import Known
 from cascade_batch.collection.learning import source_of
 from cascade_batch.collection.lease import Lease
 from cascade_batch.collection.living import run_storage
 from cascade_batch.collection.paths import RUNS
 from cascade_batch.collection.place import Collection
-from cascade_batch.collection.rendering import known_embeddings
+from cascade_batch.collection.rendering import KnownEmbeddings
 from cascade_batch.collection.schemas import KNOWN
 from cascade_batch.collection.verifying import EditionCheck
 from cascade_batch.errors import WeightsError
@@ -133,7 +135,8 @@ def _render_again(
     reopen(opened, shards)
     if not set(shards) <= committed_shards(opened.storage, shards):
         observer.note(f"{run}: rendering {len(shards)} shards again")
-        stored = known_embeddings(collection.uri) if spec.prompts.embeddings_from else None
+        known = Known(collection.storage, collection.known, collection.known.version(), InProcess())
+        stored = KnownEmbeddings(known, complete=False) if spec.prompts.embeddings_from else None
         sitting.render(spec, make_runner, observer, stored=stored)
     return shards
 

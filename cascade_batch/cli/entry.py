@@ -72,6 +72,7 @@ def main(argv: Sequence[str]) -> int:
         "import": _import,
         "status": lambda arguments, _: status_command(arguments),
         "verify": _verify,
+        "collection": _collection,
         "model": _model,
         "settings": _settings,
         "demo": _demo,
@@ -211,6 +212,12 @@ def _verify(arguments: Namespace, _argv: Sequence[str]) -> int:
     from cascade_batch.cli.verifying import verify_command
 
     return verify_command(arguments.run, arguments.reopen)
+
+
+def _collection(arguments: Namespace, _argv: Sequence[str]) -> int:
+    from cascade_batch.cli.collections import collection_command
+
+    return collection_command(arguments, _runner_maker(getattr(arguments, "runner", "ray"), verbose=False))
 
 
 def _settings(_arguments: Namespace, _argv: Sequence[str]) -> int:

@@ -5,7 +5,7 @@ TABLE = "table"
 KNOWN = "known"
 """The Delta table of what can be reused."""
 LEASE = "lease.json"
-RUNS, OUTCOMES = "runs/", "outcomes/"
+RUNS, OUTCOMES, GC = "runs/", "outcomes/", "gc/"
 LOG = "_delta_log/"
 
 
@@ -25,4 +25,4 @@ def outcome_key(name: str) -> str:
 
 def is_ours(key: str) -> bool:
     """Whether a key below a collection's root is the collection's to write."""
-    return key == LEASE or key.startswith((f"{TABLE}/", f"{KNOWN}/", RUNS, OUTCOMES))
+    return key == LEASE or key.startswith((f"{TABLE}/", f"{KNOWN}/", RUNS, OUTCOMES, GC))

@@ -249,6 +249,28 @@ def test_embeddings_are_where_and_what_the_manifest_says(run: Path) -> None:
             assert stored[name] == row[name]
 
 
+def test_sources_lead_to_the_embeddings_that_were_copied(run: Path, request: pytest.FixtureRequest) -> None:
+    out, page = run.parent / "decoded", (Path(__file__).parents[2] / "docs/format.md").read_text()
+    flags = [*FLAGS, *RUNS[request.node.callspec.params["run"]], "--set=render.decoder_guidance_scale=2"]
+    command = [*ENTRY, "render", str(run.parent / "prompts.parquet"), "--out", str(out), *flags]
+    command.append(f"--embeddings-from={run}")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    sources, embeddings = pq.read_table(out / "sources.parquet").to_pylist(), rows_of(out, "embeddings")
+    assert len(sources) == len(embeddings) == 10
+    for source, copy in zip(sources, embeddings, strict=True):
+        assert all(f"`{name}`" in page for name in source)
+        assert (copy["image_id"], copy["stage_c_key"]) == (source["image_id"], source["stage_c_key"])
+        assert copy["attempts"] == copy["seconds"] == 0
+        if source["embedding_uri"] is None:
+            assert copy["error_code"] == "null_prompt"
+            continue
+        there = pq.read_table(source["embedding_uri"]).slice(source["embedding_row"], 1).to_pylist()[0]
+        assert source["embedding_sha256"] == there["embedding_sha256"] == copy["embedding_sha256"]
+        changed = {"attempts", "seconds", "writer_token", "prompts_sha256"}
+        assert {name for name in there if there[name] != copy[name]} <= changed
+
+
 def test_pictures_are_where_and_what_the_manifest_says(run: Path) -> None:
     for row in rows_of(run, "manifest"):
         if row["status"] == "failed":

@@ -55,6 +55,28 @@ def test_cpu_pools_fit_clusters_of_several_nodes() -> None:
         assert pools.c.settings.threads <= max(node.cpus for node in nodes)
 
 
+@pytest.mark.parametrize(
+    ("nodes", "sets", "actors", "gpus"),
+    [
+        ([Node(cpus=8, gpus=0)], [], 1, 0),
+        ([Node(cpus=8, gpus=1)], [], 1, 1),
+        ([Node(cpus=8, gpus=1)], ["pools.ba.gpus=0.5"], 1, 0.5),
+        ([Node(cpus=64, gpus=8)], [], 8, 1),
+        ([Node(cpus=64, gpus=8)], ["pools.c.actors=5", "pools.c.max_actors=7"], 8, 1),
+        ([Node(cpus=64, gpus=8)], ["pools.ba.actors=3"], 3, 1),
+    ],
+)
+def test_without_work_for_pool_c_all_is_pool_bas(
+    nodes: list[Node], sets: list[str], actors: int, gpus: float
+) -> None:
+    spec = load_spec("", sets)
+    pools = size_pools(spec.pools, spec.model.dtype, nodes, 0.0)
+    assert (pools.c.actors, pools.c.most) == (0, 0)
+    assert (pools.ba.actors, pools.ba.gpus) == (actors, gpus)
+    assert pools.gpus == actors * gpus
+    assert pools.c.settings.dtype == sized(nodes, "pools.ba.gpus=0").c.settings.dtype
+
+
 def test_an_actor_without_a_gpu_share_stays_on_the_cpu() -> None:
     pools = sized([Node(cpus=8, gpus=2)], "pools.c.gpus=0")
     assert (pools.c.settings.device, pools.c.settings.dtype) == ("cpu", "float32")

@@ -16,13 +16,14 @@ import ray
 from cascade_batch.engine.batches import DecodedImages, DecoderBatch, PriorBatch, PriorImages
 from cascade_batch.errors import CascadeError, WeightsError
 from cascade_batch.pipeline.runners import ray_data
-from cascade_batch.pipeline.runners.ray_data import PoolBA, PoolC, RayLedger
+from cascade_batch.pipeline.runners.ray_data import PoolBA, PoolC, RayLedger, RayRunner
 from cascade_batch.plan.pools import Node, size_pools
 from cascade_batch.settings import DtypeSpec, PoolsSpec
 from cascade_batch.workers.setup import Setup
 from tests.patience import PATIENCE_S, wait_until
-from tests.run.runs import contents, manifest_of, render, write_prompts
+from tests.run.runs import contents, differences, manifest_of, render, write_prompts
 from tests.run.test_probing import PROBED, WIDTHS, check_probed_run, rendering_at_most
+from tests.run.test_stored_embeddings import FAST, render_partly
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -253,6 +254,43 @@ def test_pools_that_do_not_fit_are_refused_before_anything_hangs(
     assert code == 2
     assert time.monotonic() - started < 30
     assert "pool C 9 x (1 GPU" in capsys.readouterr().err
+
+
+class NoPoolC(PoolC):
+    """Must not be made."""
+
+    def __init__(self, setup: Setup, ledger: RayLedger) -> None:
+        raise WeightsError("pool C is made", where="stage_c")
+
+
+def test_stored_embeddings_are_decoded_without_pool_c(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts, source, out = write_prompts(tmp_path, 7), str(tmp_path / "source"), str(tmp_path / "run")
+    other = ("--set=render.decoder_steps=3", "--set=shards.prompts=3")
+    assert render(prompts, source) == 0
+    assert render(prompts, str(tmp_path / "full"), *other) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(ray_data, "PoolC", NoPoolC)
+        taken = f"--embeddings-from={source}"
+        assert render(prompts, out, *other, *CPU_POOLS, taken, runner="ray") == 0
+    said = capsys.readouterr().err
+    assert "3 of them take their embeddings from" in said
+    assert "pool C: 0 x" in said
+    found = differences(contents(out), contents(str(tmp_path / "full")))
+    assert found == ["sources.parquet: extra"]
+
+
+def test_shards_that_are_stored_in_part_pass_both_pools(tmp_path: Path) -> None:
+    prompts, source, out = write_prompts(tmp_path, 6), str(tmp_path / "source"), str(tmp_path / "run")
+    assert render(prompts, source, *FAST, "--limit=3") == 0
+    assert render(prompts, str(tmp_path / "full"), *FAST) == 0
+    assert (
+        render_partly(prompts, out, source, "--set=pools.c.gpus=0", "--set=pools.ba.gpus=0", runner=RayRunner)
+        == 0
+    )
+    found = differences(contents(out), contents(str(tmp_path / "full")))
+    assert found == ["sources.parquet: extra"]
 
 
 class BrokenPoolBA(PoolBA):

@@ -1,7 +1,8 @@
 """What a collection has already, looked up by stage key."""
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 
@@ -17,6 +18,8 @@ from cascade_batch.run import paths
 from cascade_batch.storage import Storage
 from cascade_batch.storage.urls import is_absolute
 
+THREADS = 32
+"""Runs that are looked for at once."""
 REFERENCES = (
     "run",
     "image_uri",
@@ -46,7 +49,7 @@ class Known:
     def gone(self) -> set[str]:
         """Runs that are known, but stand no more: somebody has deleted them by hand."""
         runs = self.table.read(["run"], version=self.version)["run"].unique().to_pylist()
-        return {run for run in runs if not _stands(self.storage, run)}
+        return gone_runs(self.storage, runs)
 
     def pictures(self, keys: pa.ChunkedArray) -> np.ndarray:
         """Whether the picture of each `stage_ba_key` is known, (n,) bool."""
@@ -93,6 +96,14 @@ class Known:
         conditions += [pc.field(name) == value for name, value in bits.items()]
         wanted = reduce(operator.and_, conditions) if conditions else None
         return self.table.read(columns, version=self.version, where=wanted)
+
+
+def gone_runs(storage: Storage, runs: Iterable[str]) -> set[str]:
+    """Those of a collection's runs that stand no more."""
+    named = list(runs)
+    with ThreadPoolExecutor(THREADS) as pool:
+        stand = pool.map(lambda run: _stands(storage, run), named)
+        return {run for run, stands in zip(named, stand, strict=True) if not stands}
 
 
 def _stands(storage: Storage, run: str) -> bool:

@@ -20,7 +20,7 @@ from cascade_batch.collection import asking
 from cascade_batch.collection.assessing import Assessment, Options, assess
 from cascade_batch.collection.delta import held_by_delta
 from cascade_batch.collection.editions import REGENERATED, Counts, Edition, editions_of
-from cascade_batch.collection.known import Known
+from cascade_batch.collection.known import Known, gone_runs
 from cascade_batch.collection.lease import IfBusy, Lease, holding
 from cascade_batch.collection.one_runner import OneRunner
 from cascade_batch.collection.place import create_or_open
@@ -35,6 +35,7 @@ from cascade_batch.plan.planning import make_plan
 from cascade_batch.prompts import check_carried
 from cascade_batch.run.records import Outcome
 from cascade_batch.settings import Spec, spec_to_dict
+from cascade_batch.storage import Storage
 from cascade_batch.storage.urls import split_query
 from cascade_batch.workers.committing import versions
 
@@ -82,7 +83,7 @@ def regenerate(
         last = editions[0] if editions else None
         if options.name and (named := _named(editions, options.name)):
             return Result(_state(named), named)
-        if last and _says_it_all(asked, last, options):
+        if last and _says_it_all(asked, last, options, collection.storage):
             return Result(NOTHING_TO_DO, last)
         make_plan(asked.table, asked.spec)  # every error of its values
         check_carried(asked.table)
@@ -100,11 +101,11 @@ def _named(editions: list[Edition], name: str) -> Edition | None:
     return next((edition for edition in editions if edition.name == name), None)
 
 
-def _says_it_all(asked: asking.Asked, last: Edition, options: Options) -> bool:
+def _says_it_all(asked: asking.Asked, last: Edition, options: Options, storage: Storage) -> bool:
     """Whether the newest edition is what would be made, told without reading a row of the table."""
     to_retry = last.counts.failed and options.retry_failed
     same = last.options == options.to_json() and (not options.bits or last.versions == versions())
-    return asking.is_answered(asked, last) and same and not to_retry
+    return asking.is_answered(asked, last) and same and not to_retry and not gone_runs(storage, last.runs)
 
 
 def _state(edition: Edition) -> str:
@@ -181,6 +182,7 @@ class _Committing:
             table={
                 "root": table.root,
                 "digest": table.digest,
+                "fingerprint": a.asked.fingerprint or "",
                 "settings": a.asked.settings,
                 "files": len(table.files),
                 "prompts": len(a.spool.columns(["prompt_id"])["prompt_id"].unique()),

@@ -1,16 +1,19 @@
 """Regenerations in this process, and what two collections of one table must have in common."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from cascade_batch.cli import main
 from cascade_batch.collection.editions import Edition, editions_of
 from cascade_batch.collection.place import open_collection
+from cascade_batch.pipeline.runners.local import LocalRunner
 from cascade_batch.prompts import rows
 from cascade_batch.run import paths
 from cascade_batch.storage import Storage
@@ -23,6 +26,16 @@ PLACES = ("run", "image_uri", "embedding_uri", "embedding_row", "rendered_in")
 """Columns that tell where a picture lies, and so depend on the collection's history."""
 
 Rows = Sequence[dict[str, Any]]
+
+
+@contextmanager
+def no_runner() -> Iterator[None]:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a runner is made")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalRunner, "__init__", refuse)
+        yield
 
 
 def forget_what_a_process_remembers() -> None:

@@ -1,7 +1,5 @@
 """`regenerate`: what changed is rendered and nothing else, and the edition is what a new collection would have."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,6 @@ import pytest
 from PIL import Image
 
 from cascade_batch.cli import main
-from cascade_batch.pipeline.runners.local import LocalRunner
 from cascade_batch.run.ids import image_id
 from cascade_batch.weights import EMBEDDED
 from tests.collection.conftest import TABLE
@@ -23,6 +20,7 @@ from tests.collection.regenerations import (
     hashes,
     history,
     newest,
+    no_runner,
     regenerate,
     rows_of,
     runs_of,
@@ -44,16 +42,6 @@ SECOND = {
     "category": ["even", "odd", "even", "odd", "even", "even"],
 }
 """`TABLE` with two prompts changed, one withdrawn and one new."""
-
-
-@contextmanager
-def no_runner() -> Iterator[None]:
-    def refuse(*_: object) -> None:
-        raise AssertionError("a runner is made")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LocalRunner, "__init__", refuse)
-        yield
 
 
 def same_as_new(into: str, prompts: Path, folder: Path, *flags: str) -> None:

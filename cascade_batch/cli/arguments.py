@@ -75,7 +75,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="re-open damaged shards for the next render: deletes their damaged pictures, embeddings and manifests; "
         "orphans are never deleted",
     )
-    add_collection(commands.add_parser("collection", help="the editions of a collection: compare, restore, clean up, check"))
+    add_collection(
+        commands.add_parser("collection", help="editions of a collection: compare, restore, clean up, check")
+    )
     _add_model(commands.add_parser("model", help="what a checkpoint is, and the same in the other layout"))
     commands.add_parser(
         "settings", help="every key of the spec with its default and meaning, as YAML to edit"

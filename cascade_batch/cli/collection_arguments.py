@@ -15,7 +15,9 @@ def add_collection(parser: argparse.ArgumentParser) -> None:
     compare = _action(actions, "diff", "prompts added, withdrawn and changed between two editions, and why")
     _add_edition(compare, "before", "default: the one before the later one")
     _add_edition(compare, "after", "default: the newest")
-    compare.add_argument("--json", action="store_true", help="one JSON object a line: a summary, then every prompt")
+    compare.add_argument(
+        "--json", action="store_true", help="one JSON object a line: a summary, then every prompt"
+    )
     restore = _action(actions, "restore", "make an older edition the newest again, as a new edition")
     restore.add_argument("edition", type=int, metavar="N", help="its number")
     _add_busy(restore)
@@ -42,7 +44,9 @@ def _add_gc(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="sweep what was marked this long ago: 90m, 24h, 7d (default 24h)",
     )
-    parser.add_argument("--delete", action="store_true", help="do it; without this only say what would be done")
+    parser.add_argument(
+        "--delete", action="store_true", help="do it; without this only say what would be done"
+    )
     _add_busy(parser)
 
 

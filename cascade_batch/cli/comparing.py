@@ -55,7 +55,9 @@ def _print_prompts(found: Diff, table: DeltaTableAt, kind: str) -> None:
 
 def _told(found: Diff, table: DeltaTableAt, prompt_ids: list[str]) -> dict[str, list[str]]:
     """Of each prompt the values that changed, as its first image has them."""
-    before, after = (_first_images(table, edition.number, prompt_ids) for edition in (found.before, found.after))
+    before, after = (
+        _first_images(table, edition.number, prompt_ids) for edition in (found.before, found.after)
+    )
     return {
         prompt_id: [
             f"{name.replace('_', ' ')}: {_short(before[prompt_id][name])} > {_short(after[prompt_id][name])}"

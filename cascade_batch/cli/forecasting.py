@@ -3,10 +3,12 @@
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 
-from cascade_batch.cli.planning import Speed, check_speed, plan_lines
+from cascade_batch.cli.planning import Speed, check_speed, plan_lines, print_plan
+from cascade_batch.collection.asking import NO_IDS
 from cascade_batch.collection.assessing import Options
 from cascade_batch.collection.comparing import State
 from cascade_batch.collection.forecasting import Forecast, forecast
+from cascade_batch.collection.place import is_free
 from cascade_batch.model.stages import STAGES, PerPool
 from cascade_batch.pipeline.rates import Configs, Rates, image_flops, measured_in
 from cascade_batch.pipeline.runners.runner import Runner
@@ -17,6 +19,9 @@ from cascade_batch.settings import Spec
 def print_forecast(spec: Spec, arguments: Namespace, speed: Speed, make_runner: Callable[[], Runner]) -> None:
     """Images by what would be done for them, PFLOP and padding of the run; hours only from a measured rate."""
     check_speed(speed)
+    if is_free(arguments.into):
+        print(f"note     {arguments.into} is new: everything would be rendered")
+        return print_plan(spec, speed)
     options = Options(bits=arguments.reuse == "bits", retry_failed=arguments.retry_failed == "always")
     found = forecast(spec, arguments.into, make_runner, options)
     for line in forecast_lines(found):
@@ -24,11 +29,10 @@ def print_forecast(spec: Spec, arguments: Namespace, speed: Speed, make_runner: 
     configs = Configs.read(found.asked.model.parts)
     print(f"PFLOP    {sum(_flops(found, configs)) / 1e15:,.3g}")
     if found.plan is None:
-        print("hours    0: there is nothing to render")
-        return
+        return print("hours    0: there is nothing to render")
     for line in plan_lines(found.plan, spec):
         print(line)
-    _print_hours(spec, found, speed, configs)
+    return _print_hours(spec, found, speed, configs)
 
 
 def forecast_lines(found: Forecast) -> list[str]:
@@ -45,6 +49,8 @@ def forecast_lines(found: Forecast) -> list[str]:
     ]
     if shared:
         lines.append(f"share    {shared:,} a picture or an embedding with one of these")
+    if found.asked.table.default_ids:
+        lines.append(f"note     {NO_IDS}")
     if of[State.REFUSED]:
         lines.append(f"fail     {of[State.REFUSED]:,} whose rows cannot be asked for")
     if of[State.LEFT]:

@@ -11,11 +11,12 @@ from cascade_batch.collection.assessing import Options
 from cascade_batch.collection.editions import Counts
 from cascade_batch.collection.importing import import_run
 from cascade_batch.collection.lease import Busy
-from cascade_batch.collection.outcomes import write_outcome
+from cascade_batch.collection.outcomes import write_failure, write_outcome
 from cascade_batch.collection.place import create_or_open
 from cascade_batch.collection.regenerating import DONE as COMMITTED
 from cascade_batch.collection.regenerating import DONE_WITH_FAILED_ROWS as WITH_FAILED_ROWS
 from cascade_batch.collection.regenerating import NOTHING_TO_DO, Result, regenerate
+from cascade_batch.errors import CascadeError
 from cascade_batch.pipeline.runners.runner import Runner
 from cascade_batch.run import records
 from cascade_batch.settings import Spec
@@ -56,6 +57,9 @@ def regenerate_command(arguments: Namespace, spec: Spec, make_runner: Callable[[
             raise
         print(f"skipped: {busy}")
         return FINISHED
+    except CascadeError as error:
+        write_failure(arguments.into, error, arguments.edition, time.monotonic() - began)
+        raise
     finally:
         observer.close()
     write_outcome(arguments.into, result, arguments.edition, time.monotonic() - began)

@@ -34,6 +34,10 @@ from cascade_batch.workers.keying import Keying
 
 RESERVED = MANIFEST_COLUMNS | set(EDITION.names)
 """Names that the prompt table's own columns must not have."""
+NO_IDS = (
+    "no id column: prompts are named by file and row, so one inserted row changes the seeds of all that follow it, and "
+    "they are rendered anew; give the table ids, or seeds"
+)
 _DECIDING = ("seed", "prompts.columns", "prompts.limit", "render.", "sampler.", "text.", "model.dtype.")
 """Keys of the spec that decide which images there are, and their keys; the model's files have a fingerprint."""
 

@@ -11,6 +11,7 @@ from cascade_batch.collection import asking
 from cascade_batch.collection.asking import Asked
 from cascade_batch.collection.comparing import Before, State, before, states
 from cascade_batch.collection.editions import Edition
+from cascade_batch.collection.in_process import InProcess
 from cascade_batch.collection.keying import key_table, row_ranges
 from cascade_batch.collection.known import Known
 from cascade_batch.collection.missing import Missing, missing
@@ -18,8 +19,13 @@ from cascade_batch.collection.place import Collection
 from cascade_batch.collection.spool import Spool
 from cascade_batch.model.sampling import guides
 from cascade_batch.model.stages import PerPool
-from cascade_batch.pipeline.runners.runner import Runner
+from cascade_batch.pipeline.runners.runner import Runner, Tables
 from cascade_batch.plan.planning import ImageGroup
+
+ALONE = 20_000
+"""Prompts that one process has keyed before others have started."""
+RAY_ABOVE = 5_000_000
+"""Prompts from which on keys are made and joined by Ray Data, where the runner has a cluster."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +63,15 @@ class Assessment:
     spool: Spool
     earlier: Before
     options: Options
+    tables: Tables
     bits: Mapping[str, object]
     """What `Known.bits` are."""
 
     def known(self) -> Known:
         """What the collection has by now."""
         collection = self.collection
-        return Known(collection.storage, collection.known, collection.known.version(), self.bits)
+        known = collection.known
+        return Known(collection.storage, known, known.version(), self.tables, self.bits)
 
     def states(self, known: Known) -> np.ndarray:
         """The `State` of every image."""
@@ -91,10 +99,22 @@ def assess(
     dtypes = asking.settled_dtypes(asked, _dtypes_before(collection, last), make_runner)
     weights = asking.settled_weights(asked, last, make_runner)
     keying = asking.keying_of(asked, dtypes, weights)
-    key_table(keying, row_ranges(asked.table, asked.spec.prompts.limit), spool)
+    ranges = row_ranges(asked.table, asked.spec.prompts.limit)
+    tables = _tables(sum(r.rows for r in ranges), make_runner)
+    key_table(keying, ranges, spool, tables)
     earlier = before(collection.table, version, spool.columns(["image_id"])["image_id"])
     bits = asking.wanted_bits(asked, make_runner) if options.bits else {}
-    return Assessment(asked, collection, last, version, dtypes, weights, spool, earlier, options, bits)
+    return Assessment(
+        asked, collection, last, version, dtypes, weights, spool, earlier, options, tables, bits
+    )
+
+
+def _tables(prompts: int, make_runner: Callable[[], Runner]) -> Tables:
+    """Who makes keys and joins them: the cluster, if there is one, for what one machine would hold badly."""
+    if prompts <= ALONE:
+        return InProcess(processes=1)
+    cluster = make_runner().tables() if prompts > RAY_ABOVE else None
+    return cluster or InProcess()
 
 
 def _dtypes_before(collection: Collection, last: Edition | None) -> list[PerPool[str]]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from cascade_batch.errors import IntegrityError
+
 KEY = "cascade_batch"
 """Of our JSON in a commit's metadata."""
 
@@ -19,6 +21,20 @@ class Commit:
     metadata: Mapping[str, Any]
     token: str | None
     operation: str
+
+
+class Conflict(IntegrityError):
+    """Another commit has taken the version; nothing was committed."""
+
+    @classmethod
+    def at(cls, url: str, after: int, newest: int) -> "Conflict":
+        return cls(
+            "the table was changed meanwhile, nothing was committed",
+            where=url,
+            got=f"version {newest}",
+            expected=f"version {after}",
+            next_step="begin again",
+        )
 
 
 def to_text(metadata: Mapping[str, Any], token: str) -> str:

@@ -5,7 +5,7 @@ Read on the caller's thread alone, as `run.parquet` does and for the reason that
 
 import io
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -84,6 +84,64 @@ class DataFileWriter:
         self._sink, self._file, self._rows = io.BytesIO(), None, 0
 
 
+class Source:
+    """Batches for another library to read, and what went wrong in making them, which it would tell in its own words."""
+
+    def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:
+        self._batches = batches
+        self.error: BaseException | None = None
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from self._batches
+        except BaseException as error:
+            self.error = error
+            raise
+
+
+def selected(schema: pa.Schema, columns: Iterable[str]) -> pa.Schema:
+    return pa.schema([schema.field(name) for name in columns])
+
+
+def fitting(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows as this schema has them. Raises ValueError for other columns."""
+    if rows.schema.names != schema.names:
+        raise ValueError(f"columns {rows.schema.names}, not {schema.names}")
+    return rows.cast(schema)
+
+
+def table_of(
+    storage: Storage,
+    folder: str,
+    schema: pa.Schema,
+    columns: list[str],
+    where: pc.Expression | None,
+    file: DataFile,
+) -> pa.Table:
+    """Columns of one file, of the rows that `where` holds for. Raises as `read_batches` does."""
+    batches = batches_of(storage, folder, [file], schema, columns, where)
+    return pa.Table.from_batches(batches, schema=pa.schema([schema.field(name) for name in columns]))
+
+
+def batches_of(
+    storage: Storage,
+    folder: str,
+    files: Iterable[DataFile],
+    schema: pa.Schema,
+    columns: list[str] | None,
+    where: pc.Expression | None,
+) -> Iterator[pa.RecordBatch]:
+    """Columns of a table of this schema, all if None, of those of its rows that `where` holds for."""
+    wanted = schema.names if columns is None else columns
+    asked = (
+        "" if where is None else str(where)
+    )  # names every column that it needs, perhaps parts of others' names
+    read = pa.schema([field for field in schema if field.name in wanted or field.name in asked])
+    for file in files:
+        for rows in read_batches(storage, folder, file, read, where):
+            yield from rows.select(wanted).to_batches()
+
+
 def read_batches(
     storage: Storage, folder: str, file: DataFile, schema: pa.Schema, where: pc.Expression | None = None
 ) -> Iterator[pa.Table]:
@@ -143,8 +201,8 @@ def _as(rows: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def _filtered(rows: pa.Table, where: pc.Expression) -> pa.Table:
     """As `Table.filter`, which starts threads."""
-    steps: Sequence[acero.Declaration] = [
+    steps = [
         acero.Declaration("table_source", acero.TableSourceNodeOptions(rows)),
         acero.Declaration("filter", acero.FilterNodeOptions(where)),
     ]
-    return acero.Declaration.from_sequence(list(steps)).to_table(use_threads=False)
+    return acero.Declaration.from_sequence(steps).to_table(use_threads=False)

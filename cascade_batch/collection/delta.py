@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -26,8 +27,17 @@ from deltalake import (
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, Transaction
 
-from cascade_batch.collection.commits import KEY, Commit, commit_of, to_text, token_of
-from cascade_batch.collection.data_files import TARGET_BYTES, DataFile, DataFileWriter, read_batches
+from cascade_batch.collection.commits import KEY, Commit, Conflict, commit_of, to_text, token_of
+from cascade_batch.collection.data_files import (
+    TARGET_BYTES,
+    DataFile,
+    DataFileWriter,
+    Source,
+    batches_of,
+    fitting,
+    selected,
+    table_of,
+)
 from cascade_batch.collection.delta_stores import check_store, delta_options, delta_uri
 from cascade_batch.collection.delta_types import cast_for_delta, held_by_delta
 from cascade_batch.collection.merging import Upserts, merged
@@ -51,10 +61,6 @@ _HOOKS = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=F
 _How = dict[str, Any]
 _Changes = tuple[list[DataFile], list[DataFile]]
 """Files that are new, and files that are no more."""
-
-
-class Conflict(IntegrityError):
-    """Another commit has taken the version; nothing was committed."""
 
 
 class DeltaTableAt:
@@ -96,20 +102,25 @@ class DeltaTableAt:
         return table
 
     def _create(self, schema: pa.Schema, configuration: Mapping[str, str]) -> None:
-        options = {"storage_options": delta_options(self.url), "raise_if_key_not_exists": False}
         try:
             DeltaTable.create(
-                delta_uri(self.url), held_by_delta(schema), configuration=configuration, **options
+                delta_uri(self.url),
+                held_by_delta(schema),
+                configuration=configuration,
+                storage_options=delta_options(self.url),
+                commit_properties=CommitProperties(
+                    max_commit_retries=0
+                ),  # else as version 1, after another's
+                raise_if_key_not_exists=False,
             )
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  delta-rs raises plain Exception too
             if not self.exists():  # else another process has just made it
                 raise self._failure(error) from None
 
     def exists(self) -> bool:
         """Whether there is a Delta table, whoever made it."""
-        return any(
-            info.key.endswith((".json", ".parquet")) for info in self.storage.list(f"{self.folder}/{LOG}")
-        )
+        first = f"{self.folder}/{LOG}{0:020d}.json"  # another's log may have lost its beginning
+        return self.storage.exists(first) or bool(self.storage.list(f"{self.folder}/{LOG}"))
 
     def configuration(self) -> dict[str, str]:
         """The table's properties."""
@@ -119,10 +130,10 @@ class DeltaTableAt:
         """The newest version."""
         return self._open().version()
 
-    def history(self) -> list[Commit]:
-        """All commits, newest first."""
+    def history(self, newest: int | None = None) -> list[Commit]:
+        """All commits, or so many of the newest, newest first; each is a request to the store."""
         table = self._open()
-        return [commit_of(told, told["version"]) for told in self._asked(table.history)]
+        return [commit_of(told, told["version"]) for told in self._asked(lambda: table.history(newest))]
 
     def schema(self, version: int | None = None) -> pa.Schema:
         return _schema_of(self._open(version))
@@ -153,9 +164,9 @@ class DeltaTableAt:
     ) -> pa.Table:
         """Rows of a version, the newest by default, that `where` holds for."""
         table = self._open(version)
-        wanted = _selected(_schema_of(table), columns)
+        schema = _schema_of(table)
         found = list(self._batches(table, columns, where))
-        return pa.Table.from_batches(found, schema=wanted)
+        return pa.Table.from_batches(found, schema=schema if columns is None else selected(schema, columns))
 
     def batches(
         self,
@@ -167,12 +178,26 @@ class DeltaTableAt:
         """The same, some rows at a time; memory holds part of one file."""
         return self._batches(self._open(version), columns, where)
 
+    def readers(
+        self, columns: list[str], *, version: int, where: pc.Expression | None = None
+    ) -> tuple[Callable[[DataFile], pa.Table], list[DataFile]]:
+        """The same in pieces, for other processes: what reads a data file, and the files."""
+        table = self._open(version)
+        return partial(table_of, self.storage, self.folder, _schema_of(table), columns, where), _files_of(
+            table
+        )
+
+    def _batches(
+        self, table: DeltaTable, columns: list[str] | None, where: pc.Expression | None
+    ) -> Iterator[pa.RecordBatch]:
+        return batches_of(self.storage, self.folder, _files_of(table), _schema_of(table), columns, where)
+
     def append(self, rows: pa.Table, *, after: int, metadata: Mapping[str, Any], token: str) -> int:
         """Add rows of the table's columns. Returns the new version. Raises Conflict."""
 
         def added(table: DeltaTable) -> _Changes:
             writer = DataFileWriter(self.storage, self.folder, _schema_of(table))
-            writer.write(_fitting(rows, table))
+            writer.write(fitting(rows, _schema_of(table)))
             return writer.close(), []
 
         return self._change(added, after, metadata, token)
@@ -193,7 +218,7 @@ class DeltaTableAt:
         """
 
         def exchanged(table: DeltaTable) -> _Changes:
-            upserts = Upserts(_fitting(changed, table), withdrawn, on)
+            upserts = Upserts(fitting(changed, _schema_of(table)), withdrawn, on)
             return merged(self.storage, self.folder, _files_of(table), upserts)
 
         return self._change(exchanged, after, metadata, token)
@@ -222,9 +247,12 @@ class DeltaTableAt:
     ) -> int:
         """Replace all rows, and the schema, by delta-rs's own writer, which alone can raise the table's protocol.
 
-        Within a file rows are about in order. Returns the new version. Raises Conflict, and what `rows` raises.
+        Within a file rows are about in order. Returns the new version. Raises Conflict, what `rows` raises, and
+        ValueError for a schema that is not as `held_by_delta` tells, since delta-rs would narrow unsigned integers.
         """
-        source = _Source(rows)
+        if held_by_delta(schema) != schema:
+            raise ValueError(f"not as Delta holds it: {schema}")
+        source = Source(rows)
 
         def write(table: DeltaTable, how: _How) -> None:
             write_deltalake(
@@ -298,7 +326,7 @@ class DeltaTableAt:
             return after + 1
         newest = self.version()
         if newest > after:
-            raise _conflict(self.url, after, newest)
+            raise Conflict.at(self.url, after, newest)
         raise self._failure(failure or RuntimeError("the commit is not in the log"))
 
     def _landed(self, after: int, token: str) -> bool:
@@ -307,17 +335,6 @@ class DeltaTableAt:
             return token_of(self.storage.read(f"{self.folder}/{LOG}{after + 1:020d}.json")) == token
         except ObjectMissing:
             return False
-
-    def _batches(
-        self, table: DeltaTable, columns: list[str] | None, where: pc.Expression | None
-    ) -> Iterator[pa.RecordBatch]:
-        schema = _schema_of(table)
-        wanted = _selected(schema, columns)
-        asked = str(where)  # names every column that it needs, and perhaps parts of others
-        read = wanted if where is None else pa.schema([f for f in schema if f in wanted or f.name in asked])
-        for file in _files_of(table):
-            for rows in read_batches(self.storage, self.folder, file, read, where):
-                yield from rows.select(wanted.names).to_batches()
 
     def _open(self, version: int | None = None) -> DeltaTable:
         uri = delta_uri(self.url)
@@ -341,44 +358,8 @@ class DeltaTableAt:
         return StorageError("storage: the Delta table cannot be reached", where=self.url, got=got)
 
 
-class _Source:
-    """Batches, and what went wrong in making them, which delta-rs tells as an error of its own."""
-
-    def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:
-        self._batches, self.error = batches, None
-
-    def __iter__(self) -> Iterator[pa.RecordBatch]:
-        try:
-            yield from self._batches
-        except Exception as error:
-            self.error = error
-            raise
-
-
-def _conflict(url: str, after: int, newest: int) -> Conflict:
-    return Conflict(
-        "the table was changed meanwhile, nothing was committed",
-        where=url,
-        got=f"version {newest}",
-        expected=f"version {after}",
-        next_step="begin again",
-    )
-
-
-def _fitting(rows: pa.Table, table: DeltaTable) -> pa.Table:
-    """Rows as the table's schema has them. Raises ValueError for other columns."""
-    schema = _schema_of(table)
-    if rows.schema.names != schema.names:
-        raise ValueError(f"columns {rows.schema.names}, not {schema.names}")
-    return rows.cast(schema)
-
-
 def _schema_of(table: DeltaTable) -> pa.Schema:
     return held_by_delta(pa.schema(table.schema().to_arrow()))
-
-
-def _selected(schema: pa.Schema, columns: list[str] | None) -> pa.Schema:
-    return schema if columns is None else pa.schema([schema.field(name) for name in columns])
 
 
 def _files_of(table: DeltaTable) -> list[DataFile]:

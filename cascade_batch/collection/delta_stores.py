@@ -2,19 +2,23 @@
 
 from cascade_batch.errors import SpecError
 from cascade_batch.storage.aws import s3_options
-from cascade_batch.storage.urls import split_url
+from cascade_batch.storage.urls import LOCAL, split_url
 
 _SPOKEN = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "abfs": "abfs", "abfss": "abfss", "az": "az"}
 
 
+def holds_delta(uri: str) -> bool:
+    """Whether there can be Delta tables at a place."""
+    return split_url(uri).scheme in ("", *LOCAL, *_SPOKEN)
+
+
 def check_store(uri: str) -> None:
     """Raises SpecError for a store that delta-rs does not speak to."""
-    scheme = split_url(uri).scheme
-    if scheme and scheme not in ("file", "local", *_SPOKEN):
+    if not holds_delta(uri):
         raise SpecError(
             "a collection needs a store that Delta Lake tables can be in",
             where=uri,
-            got=f"{scheme}://",
+            got=f"{split_url(uri).scheme}://",
             expected="a local folder, s3://, gs:// or abfs://",
         )
 

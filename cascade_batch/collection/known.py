@@ -1,19 +1,19 @@
 """What a collection has already, looked up by stage key."""
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
-from cascade_batch.collection.columns import is_among, places, taken
-from cascade_batch.collection.delta import DeltaTableAt
+from cascade_batch.collection.columns import places, taken
+from cascade_batch.collection.delta import DataFile, DeltaTableAt
 from cascade_batch.collection.schemas import KNOWN
+from cascade_batch.pipeline.runners.runner import Tables
 from cascade_batch.run import paths
 from cascade_batch.storage import Storage
 from cascade_batch.storage.urls import is_absolute
@@ -42,6 +42,7 @@ class Known:
     """Of the collection."""
     table: DeltaTableAt
     version: int
+    tables: Tables
     bits: Mapping[str, object] = field(default_factory=dict)
     """Column -> value that a picture must have besides its key; none: the key is enough."""
 
@@ -53,15 +54,15 @@ class Known:
 
     def pictures(self, keys: pa.ChunkedArray) -> np.ndarray:
         """Whether the picture of each `stage_ba_key` is known, (n,) bool."""
-        return is_among(keys, self._read(["stage_ba_key"])["stage_ba_key"])
+        return self._are_among(keys, "stage_ba_key")
 
     def embeddings(self, keys: pa.ChunkedArray) -> np.ndarray:
         """Whether the embedding of each `stage_c_key` is known, (n,) bool."""
-        return is_among(keys, self._read(["stage_c_key"], embeddings=True)["stage_c_key"])
+        return self._are_among(keys, "stage_c_key")
 
     def has(self, image_uris: pa.ChunkedArray) -> np.ndarray:
         """Whether each picture, by its URI, is one that may be used, (n,) bool."""
-        return is_among(image_uris, self._read(["image_uri"])["image_uri"])
+        return self._are_among(image_uris, "image_uri")
 
     def references(self, keys: pa.ChunkedArray) -> pa.Table:
         """`REFERENCES` of the picture of each `stage_ba_key`, null where there is none."""
@@ -77,25 +78,30 @@ class Known:
         """A URI of the collection's tables, from anywhere."""
         return uri if is_absolute(uri) else self.storage.url(uri)
 
+    def _are_among(self, values: pa.ChunkedArray, name: str) -> np.ndarray:
+        where = self._usable(embeddings=name == "stage_c_key")
+        read, files = self.table.readers([name], version=self.version, where=where)
+        return self.tables.are_among(values, partial(_column, read, name), files)
+
     def _of(self, keys: pa.Array | pa.ChunkedArray, name: str, columns: tuple[str, ...]) -> pa.Table:
         asked = keys.unique().drop_null()
-        found = self._read(
-            [name, *columns], where=pc.field(name).isin(asked), embeddings=name == "stage_c_key"
-        )
+        usable, wanted = self._usable(embeddings=name == "stage_c_key"), pc.field(name).isin(asked)
+        where = wanted if usable is None else usable & wanted
+        found = self.table.read([name, *columns], version=self.version, where=where)
         at = places(keys, found[name])
         return pa.table({name: taken(found[name], at) for name in columns})
 
-    def _read(
-        self, columns: list[str], where: ds.Expression | None = None, embeddings: bool = False
-    ) -> pa.Table:
-        """Rows whose run stands, of the bits that are wanted; `embeddings`: whatever Stage B was rendered on."""
-        conditions = [] if where is None else [where]
+    def _usable(self, embeddings: bool) -> pc.Expression | None:
+        """Rows whose run stands, of the bits that are wanted; of embeddings, whatever Stage B was rendered on."""
+        bits = {name: value for name, value in self.bits.items() if not (embeddings and "_ba_" in name)}
+        conditions = [pc.field(name) == value for name, value in bits.items()]
         if self.gone:
             conditions.append(~pc.field("run").isin(sorted(self.gone)))
-        bits = {name: value for name, value in self.bits.items() if not (embeddings and "_ba_" in name)}
-        conditions += [pc.field(name) == value for name, value in bits.items()]
-        wanted = reduce(operator.and_, conditions) if conditions else None
-        return self.table.read(columns, version=self.version, where=wanted)
+        return reduce(operator.and_, conditions) if conditions else None
+
+
+def _column(read: Callable[[DataFile], pa.Table], name: str, file: DataFile) -> pa.Array:
+    return read(file)[name].combine_chunks()
 
 
 def gone_runs(storage: Storage, runs: Iterable[str]) -> set[str]:
@@ -107,6 +113,7 @@ def gone_runs(storage: Storage, runs: Iterable[str]) -> set[str]:
 
 
 def _stands(storage: Storage, run: str) -> bool:
+    """Whether there is a run under the name that a collection has for it."""
     at = Storage(run) if is_absolute(run) else storage
     return at.exists(paths.RUN if is_absolute(run) else f"{run}/{paths.RUN}")
 

@@ -87,23 +87,25 @@ def decide(storage: Storage, number: int, decision: dict[str, Any]) -> dict[str,
 
 
 def finish(storage: Storage, marks: MarkSet) -> None:
-    """Forget a set whose objects are gone, or that was saved."""
-    if marks.decision and "list" in marks.decision:
-        storage.delete(marks.decision["list"])
+    """Forget a set whose objects are gone. The marks first: without them nobody asks for the list."""
     storage.delete(marks_key(marks.number))
+    if marks.decision:
+        storage.delete(marks.decision["list"])
 
 
 def drop_leftovers(storage: Storage) -> None:
-    """Marks that were saved, and lists that no decision names, of a gc that was killed or too late."""
-    named = {decision.get("list") for decision in decisions(storage)}
-    for info in storage.list(f"{GC}list-"):
-        if info.key not in named:
-            storage.delete(info.key)
+    """Marks that were saved, and lists that no decision names or that are through, of a gc that was killed."""
+    needed = set()
     for info in storage.list(f"{GC}marks-"):
-        if (match := _NAME.fullmatch(info.key)) is not None:
-            decision = read_json(storage, decision_key(int(match[2])))
-            if decision is not None and decision["decision"] == SAVED:
-                storage.delete(info.key)
+        match = _NAME.fullmatch(info.key)
+        decision = read_json(storage, decision_key(int(match[2]))) if match else None
+        if decision is not None and decision["decision"] == SAVED:
+            storage.delete(info.key)
+        elif decision is not None:
+            needed.add(decision["list"])
+    for info in storage.list(f"{GC}list-"):
+        if info.key not in needed:
+            storage.delete(info.key)
 
 
 def marks_key(number: int) -> str:

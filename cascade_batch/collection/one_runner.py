@@ -28,7 +28,7 @@ class _Borrowed:
     def __init__(self, runner: Runner) -> None:
         self.size_pools, self.probe_create_only = runner.size_pools, runner.probe_create_only
         self.weight_digests, self.device_kind = runner.weight_digests, runner.device_kind
-        self.run = runner.run
+        self.tables, self.run = runner.tables, runner.run
 
     def close(self) -> None:
         """The owner does."""

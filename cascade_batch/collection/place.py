@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from cascade_batch.collection import paths
 from cascade_batch.collection.delta import DeltaTableAt
-from cascade_batch.collection.delta_stores import check_store
+from cascade_batch.collection.delta_stores import check_store, holds_delta
 from cascade_batch.collection.lease import RELEASED
 from cascade_batch.collection.schemas import EDITION, FORMAT, KNOWN
 from cascade_batch.errors import SpecError
@@ -69,7 +69,15 @@ def open_collection(uri: str) -> Collection:
 def is_collection(uri: str) -> bool:
     """Whether a collection is at a place, of whichever format."""
     storage = Storage(uri)
+    if not holds_delta(uri):
+        return False
     return _has_table(storage) and FORMAT_KEY in DeltaTableAt(storage, paths.TABLE).configuration()
+
+
+def is_free(uri: str) -> bool:
+    """Whether there is nothing at a place, where a collection would be made."""
+    check_store(uri)
+    return not Storage(uri).list()
 
 
 def _has_table(storage: Storage) -> bool:

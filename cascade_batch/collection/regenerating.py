@@ -35,7 +35,6 @@ from cascade_batch.plan.planning import make_plan
 from cascade_batch.prompts import check_carried
 from cascade_batch.run.records import Outcome
 from cascade_batch.settings import Spec, spec_to_dict
-from cascade_batch.storage import Storage
 from cascade_batch.storage.urls import split_query
 from cascade_batch.workers.committing import versions
 
@@ -83,8 +82,10 @@ def regenerate(
         last = editions[0] if editions else None
         if options.name and (named := _named(editions, options.name)):
             return Result(_state(named), named)
-        if last and _says_it_all(asked, last, options, collection.storage):
+        if last and _says_it_all(asked, last, options) and not gone_runs(collection.storage, last.runs):
             return Result(NOTHING_TO_DO, last)
+        if asked.table.default_ids:
+            observer.warn(asking.NO_IDS)
         make_plan(asked.table, asked.spec)  # every error of its values
         check_carried(asked.table)
         schema = held_by_delta(edition_schema(asked.table.carried))
@@ -101,14 +102,12 @@ def _named(editions: list[Edition], name: str) -> Edition | None:
     return next((edition for edition in editions if edition.name == name), None)
 
 
-def _says_it_all(asked: asking.Asked, last: Edition, options: Options, storage: Storage) -> bool:
+def _says_it_all(asked: asking.Asked, last: Edition, options: Options) -> bool:
     """Whether the newest edition is what would be made, told without reading a row of the table."""
-    if (
-        options.bits or last.options != options.to_json()
-    ):  # equal bits: only the workers know what they would render on
+    if options.bits:  # only the workers know what they would render on
         return False
     to_retry = last.counts.failed and options.retry_failed
-    return not to_retry and asking.is_answered(asked, last) and not gone_runs(storage, last.runs)
+    return asking.is_answered(asked, last) and last.options == options.to_json() and not to_retry
 
 
 def _state(edition: Edition) -> str:

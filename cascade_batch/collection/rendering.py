@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from cascade_batch.collection import paths
 from cascade_batch.collection.assessing import Assessment
+from cascade_batch.collection.in_process import InProcess
 from cascade_batch.collection.known import Known
 from cascade_batch.collection.learning import Source, learn, source_of
 from cascade_batch.collection.lease import Lease
@@ -183,7 +184,7 @@ def _other_key(source: Source, image: str) -> IntegrityError:
 def begun_runs(collection: Collection) -> dict[str, int | None]:
     """Runs of recent regenerations -> the edition that they were begun for, None once they are learnt."""
     runs: dict[str, int | None] = {}
-    for commit in reversed(collection.known.history()[:RECENT]):
+    for commit in reversed(collection.known.history(RECENT)):
         if "begun" in commit.metadata:
             runs[commit.metadata["begun"]] = commit.metadata["edition"]
         elif "learnt" in commit.metadata:
@@ -204,7 +205,8 @@ class KnownEmbeddings(StoredEmbeddings):
 def known_embeddings(uri: str) -> KnownEmbeddings:
     """The embeddings of a collection. Raises SpecError if there is none."""
     collection = open_collection(uri)
-    return KnownEmbeddings(Known(collection.storage, collection.known, collection.known.version()))
+    known = collection.known
+    return KnownEmbeddings(Known(collection.storage, known, known.version(), InProcess()))
 
 
 @dataclass(frozen=True)

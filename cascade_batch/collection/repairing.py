@@ -6,7 +6,6 @@ known and then a new edition say so; each step may be repeated after a death.
 
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -18,11 +17,11 @@ import pyarrow.compute as pc
 from cascade_batch import weights
 from cascade_batch.collection.columns import differing
 from cascade_batch.collection.editions import REPAIRED, Edition
+from cascade_batch.collection.in_process import InProcess
 from cascade_batch.collection.known import Known
 from cascade_batch.collection.learning import source_of
 from cascade_batch.collection.lease import Lease
 from cascade_batch.collection.living import run_storage
-from cascade_batch.collection.one_runner import OneRunner
 from cascade_batch.collection.paths import RUNS
 from cascade_batch.collection.place import Collection
 from cascade_batch.collection.rendering import KnownEmbeddings
@@ -136,7 +135,7 @@ def _render_again(
     reopen(opened, shards)
     if not set(shards) <= committed_shards(opened.storage, shards):
         observer.note(f"{run}: rendering {len(shards)} shards again")
-        known = Known(collection.storage, collection.known, collection.known.version())
+        known = Known(collection.storage, collection.known, collection.known.version(), InProcess())
         stored = KnownEmbeddings(known, complete=False) if spec.prompts.embeddings_from else None
         sitting.render(spec, make_runner, observer, stored=stored)
     return shards
@@ -189,29 +188,27 @@ def _look(
 
 
 def _correct_known(collection: Collection, fixes: _Fixes) -> None:
+    """In one commit, so that no death leaves `known` without what it knew."""
     known, after = collection.known, collection.known.version()
     rows = known.read(version=after, where=_affected(fixes))
-    corrected = _corrected(rows, fixes)
-    if corrected.equals(rows):
-        return
-    told = {"repaired": rows.num_rows}
-    for column in ("image_uri", "embedding_uri"):
-        gone = rows[column].drop_null()
-        if column == "embedding_uri":
-            gone = rows.filter(pc.field("image_uri").is_null())[column]
-        if len(gone):
-            after = known.delete(gone, on=column, after=after, metadata=told, token=uuid.uuid4().hex)
-    known.append(corrected, after=after, metadata=told, token=uuid.uuid4().hex)
+    changed = pa.array(_changed(rows, _corrected(rows, fixes)))
+    rows, told = rows.filter(changed), {"repaired": rows.num_rows}
+    if rows.num_rows and rows["image_uri"].null_count:  # embeddings alone have no name to be merged on
+        batches = (pa.table(batch) for batch in known.batches(version=after))
+        all_rows = (batch for rows in batches for batch in _corrected(rows, fixes).to_batches())
+        known.overwrite(all_rows, known.schema(after), after=after, metadata=told, token=uuid.uuid4().hex)
+    elif rows.num_rows:
+        corrected, uris = _corrected(rows, fixes), rows["image_uri"]
+        known.merge(corrected, uris, on="image_uri", after=after, metadata=told, token=uuid.uuid4().hex)
 
 
 def _correct_edition(collection: Collection, newest: Edition, fixes: _Fixes, done: Repair) -> None:
     table, after = collection.table, collection.table.version()
     rows = table.read(version=after, where=_affected(fixes))
     corrected = _corrected(rows, fixes)
-    if corrected.equals(rows):
+    corrected = corrected.filter(pa.array(_changed(rows, corrected)))
+    if not corrected.num_rows:
         return
-    changed = [differing(rows[name], corrected[name]) for name in (*_PICTURE, "embedding_sha256")]
-    corrected = corrected.filter(pa.array(np.logical_or.reduce(changed)))
     done.corrected = corrected.num_rows
     counts = replace(
         newest.counts, reused=newest.counts.images - newest.counts.failed, decoded=0, rendered=0, new=0, withdrawn=0,
@@ -224,6 +221,11 @@ def _correct_edition(collection: Collection, newest: Edition, fixes: _Fixes, don
     told = {"edition": done.edition.to_json()}
     none = pa.array([], pa.string())
     table.merge(corrected, none, on="image_id", after=after, metadata=told, token=uuid.uuid4().hex)
+
+
+def _changed(rows: pa.Table, corrected: pa.Table) -> np.ndarray:
+    names = [name for name in (*_PICTURE, *_BITS, "embedding_sha256") if name in rows.column_names]
+    return np.logical_or.reduce([differing(rows[name], corrected[name]) for name in names])
 
 
 def _affected(fixes: _Fixes) -> pc.Expression:

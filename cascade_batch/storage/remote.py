@@ -249,6 +249,7 @@ def _part_of(data: bytes, start: int | None, end: int | None) -> bytes:
 
 
 def aws_environment() -> tuple[tuple[str, str], ...]:
+    """All that a connection to S3 is made by, but for config files."""
     return tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
 
 

@@ -1,5 +1,6 @@
 """Small collections for tests: real runs of the tiny model, known and shown as a regeneration would have it."""
 
+import shutil
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
@@ -165,6 +166,9 @@ def rewritten(collection: Collection, changed: pa.Table, **fields: Any) -> Editi
 
 
 def copied(source: str, target: str) -> Collection:
+    if Storage(target).is_local:
+        shutil.copytree(source, target)
+        return open_collection(target)
     for info in Storage(source).list():
         Storage(target).put(info.key, Storage(source).read(info.key))
     return open_collection(target)

@@ -31,7 +31,7 @@ def test_the_surface_is_frozen() -> None:
         "--max-failed-rows", "--log-format", "--stage-c", "--stage-b", "--stage-a", "--text-encoder", "--tokenizer",
         "--lora", "--image-encoder", "--effnet-encoder", "--controlnet",
     }  # fmt: skip
-    assert flags_of("render") == spec | {"--runner", "--retry-failed", "--take-over"}
+    assert flags_of("render") == spec | {"--runner", "--embeddings-from", "--retry-failed", "--take-over"}
     assert flags_of("plan") == spec | {"--rate", "--rate-from", "--calibrate", "--gpus"}
     assert flags_of("status") == {"-h", "--help", "--rows"}
     assert flags_of("verify") == {"-h", "--help", "--reopen"}

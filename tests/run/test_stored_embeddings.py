@@ -192,6 +192,16 @@ def test_noise_of_stage_b_alone_may_be_another(tmp_path: Path) -> None:
     assert differences(contents(out), contents(str(tmp_path / "full"))) == ONLY_SOURCES
 
 
+def test_a_shard_of_null_prompts_alone_needs_no_source(asked: Asked, tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path, 4, prompt=["a red circle", "a star", None, None])
+    source, out, full = (str(tmp_path / name) for name in ("source", "run", "full"))
+    assert render(prompts, source, *FAST, "--limit=2") == 0
+    assert render(prompts, full, *FAST) == 0
+    assert render(prompts, out, *FAST, taken_from(source)) == 0
+    assert differences(contents(out), contents(full)) == ONLY_SOURCES
+    assert main(["verify", out]) == 0
+
+
 def test_a_driver_that_dies_at_any_write_is_gone_on_from(asked: Asked, prompts: Path, tmp_path: Path) -> None:
     source, wanted = str(tmp_path / "source"), str(tmp_path / "wanted")
     assert render(prompts, source, *FAST) == 0

@@ -46,6 +46,8 @@ class Proxy(ThreadingHTTPServer):
     def __init__(self, port: int, next_fault: Callable[[], str | None]) -> None:
         self.upstream, self.next_fault = port, next_fault
         self.stall_seconds = 20.0
+        self.without: tuple[str, ...] = ()
+        """Names of request headers, in lower case, that the server does not get to see."""
         self.done: Counter[str] = Counter()
         """Faults by name."""
         self.requests: list[str] = []
@@ -118,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
         connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
             value = changed.get(name.lower(), value)
-            if value is not None and name.lower() not in ("connection", "expect"):
+            if value is not None and name.lower() not in ("connection", "expect", *self.proxy.without):
                 connection.putheader(name, value)
         connection.endheaders(body)
         answer = connection.getresponse()

@@ -61,5 +61,8 @@ class LocalRunner:
                 data = guarded(step, data)
             yield data
 
+    def tables(self) -> None:
+        """One process it is."""
+
     def close(self) -> None:
         """Nothing to close."""

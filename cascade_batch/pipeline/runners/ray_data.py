@@ -1,4 +1,4 @@
-"""Two actor pools under Ray Data; the only module that imports ray.
+"""Two actor pools under Ray Data.
 
     read shard -> pool C -> commit embeddings -> read them -> pool BA -> commit images and manifest
 
@@ -33,6 +33,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cascade_batch.errors import CascadeError
 from cascade_batch.pipeline.runners.actors import PoolBA, PoolC
+from cascade_batch.pipeline.runners.ray_errors import in_our_words
+from cascade_batch.pipeline.runners.ray_tables import RayTables
 from cascade_batch.pipeline.runners.shard_rows import from_row, to_row
 from cascade_batch.plan.pools import Node, Pool, Pools, size_pools
 from cascade_batch.run import paths
@@ -185,6 +187,9 @@ class RayRunner:
                 with names.ended("pool"):
                     yield from _execute(_graph(some, setup, ledger, names))
 
+    def tables(self) -> RayTables:
+        return RayTables()
+
     def close(self) -> None:
         """Stop a cluster of our own; leave one we only connected to."""
         if self._owns_cluster and ray.is_initialized():
@@ -245,7 +250,7 @@ def _execute(graph: Dataset) -> Generator[ShardData]:
         for row in graph.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
             yield from_row(row)
     except Exception as error:
-        raise _in_our_words(error) from error
+        raise in_our_words(error) from error
 
 
 def _graph(tickets: list[Ticket], setup: Setup, ledger: RayLedger, names: ActorNames) -> Dataset:
@@ -304,23 +309,4 @@ def _unwrapped(call: Callable[[], Any]) -> Any:
     try:
         return call()
     except RayError as error:
-        raise _in_our_words(error) from error
-
-
-def _in_our_words(error: Exception) -> CascadeError:
-    """Our error if one caused this, else the innermost cause in one message."""
-    causes: list[BaseException] = [error]
-    while (cause := getattr(causes[-1], "cause", None) or causes[-1].__cause__) and cause not in causes:
-        causes.append(cause)
-    ours = next((cause for cause in causes if isinstance(cause, CascadeError)), None)
-    if ours is not None:
-        return ours
-    foreign = [cause for cause in causes if not isinstance(cause, RayError) and str(cause)]
-    told = f"{type(foreign[-1]).__name__}: {foreign[-1]}" if foreign else str(error)
-    log.debug("%s", error)
-    return CascadeError(
-        "a worker or the cluster failed; finished shards are safe",
-        where="ray",
-        got=told.strip()[-600:] or repr(error),
-        next_step="repeat the command to go on; --set log.level=debug shows the whole trace",
-    )
+        raise in_our_words(error) from error

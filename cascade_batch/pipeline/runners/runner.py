@@ -1,13 +1,30 @@
 """What the pipeline asks of a runner."""
 
-from collections.abc import Generator, Iterable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
 
 from cascade_batch.plan.pools import Pool, Pools
 from cascade_batch.settings import DtypeSpec, PoolsSpec
 from cascade_batch.weights import Model
 from cascade_batch.workers.setup import Setup
 from cascade_batch.workers.shards import ShardData, Ticket
+
+
+class Tables(Protocol):
+    """Work on tables beyond what one process holds."""
+
+    def mapped(self, make: Callable[[Any], pa.Table], items: Sequence[Any]) -> Iterator[pa.Table]:
+        """The tables made of the items, in the items' order."""
+        ...
+
+    def are_among(
+        self, values: pa.ChunkedArray, read: Callable[[Any], pa.Array], items: Sequence[Any]
+    ) -> np.ndarray:
+        """Whether any item's column has each value, (n,) bool; never for null."""
+        ...
 
 
 class Runner(Protocol):
@@ -31,6 +48,10 @@ class Runner(Protocol):
 
     def run(self, tickets: Iterable[Ticket], setup: Setup) -> Generator[ShardData]:
         """The shards in the order they end, each with its counts and seconds, without tables."""
+        ...
+
+    def tables(self) -> Tables | None:
+        """Many machines for large tables; None if there are none but this one."""
         ...
 
     def close(self) -> None: ...

@@ -1,0 +1,48 @@
+"""Tables that one machine holds: made in several processes, and joined by Arrow. `Tables` without a cluster."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from itertools import islice
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cascade_batch.collection.columns import is_among
+
+AHEAD = 4
+"""Parts in hand for each process: none waits for work, and memory holds no more."""
+
+
+class InProcess:
+    """`Tables` of this machine."""
+
+    def __init__(self, processes: int | None = None) -> None:
+        """`processes`: None is one for each core. Processes, because most of the work is Python's."""
+        self._processes = processes or os.cpu_count() or 1
+
+    def mapped(self, make: Callable[[Any], pa.Table], items: Sequence[Any]) -> Iterator[pa.Table]:
+        """The tables made of the items, in their order. Raises as `make` does."""
+        processes = min(len(items), self._processes)
+        with _executor(processes) as executor:
+            left = iter(items)
+            waiting = [executor.submit(make, item) for item in islice(left, max(1, processes) * AHEAD)]
+            while waiting:
+                yield waiting.pop(0).result()
+                waiting += [executor.submit(make, item) for item in islice(left, 1)]
+
+    def are_among(
+        self, values: pa.ChunkedArray, read: Callable[[Any], pa.Array], items: Sequence[Any]
+    ) -> np.ndarray:
+        """Whether any item's column has each value, (n,) bool; never for null."""
+        columns = [read(item) for item in items]
+        return is_among(values, pa.chunked_array(columns, values.type))
+
+
+def _executor(processes: int) -> Executor:
+    """A thread where one process is enough: others cost a second to start."""
+    if processes <= 1:
+        return ThreadPoolExecutor(1)
+    return ProcessPoolExecutor(processes, mp_context=get_context("forkserver"))

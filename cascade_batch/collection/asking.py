@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from cascade_batch.collection.editions import Edition
 from cascade_batch.collection.schemas import EDITION
 from cascade_batch.errors import SpecError
+from cascade_batch.model.conditions import CONDITIONS, PICTURES
 from cascade_batch.model.dtypes import AUTO
 from cascade_batch.model.numerics import NUMERICS_VERSION
 from cascade_batch.model.stages import STAGES, PerPool
@@ -59,6 +60,12 @@ class Asked:
         text = json.dumps([deciding, NUMERICS_VERSION, self.table.columns], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the table; None where files may have changed that are not its own: the pictures that rows name."""
+        has_pictures = any(CONDITIONS[name].kind in PICTURES for name in self.table.conditions)
+        return None if has_pictures else self.table.fingerprint
+
 
 def asked(spec: Spec, collection: str) -> Asked:
     """Raises PromptTableError, SpecError, WeightsError or StorageError for what cannot be opened or located."""
@@ -71,9 +78,9 @@ def asked(spec: Spec, collection: str) -> Asked:
 def is_answered(asked: Asked, last: Edition) -> bool:
     """Whether the edition is of this very table, model and settings, told without reading a row."""
     return (
-        asked.located is not None
+        None not in (asked.located, asked.fingerprint)
         and last.located == asked.located
-        and last.table["digest"] == asked.table.digest
+        and last.table["fingerprint"] == asked.fingerprint
         and last.table["settings"] == asked.settings
     )
 

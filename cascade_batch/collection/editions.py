@@ -48,8 +48,8 @@ class Edition:
     spec: Mapping[str, Any]
     """The resolved spec, as a run's `run.json` has it."""
     table: Mapping[str, Any]
-    """The prompt table: `root`, `digest`, `prompts`, `files`, and `settings`, a hash of the settings that decide which
-    images there are, and their keys."""
+    """The prompt table: `root`, `digest`, `prompts`, `files`; `fingerprint`, which stays while nothing of it changes
+    ("" if nothing tells); `settings`, a hash of the settings that decide which images there are, and their keys."""
     weights: Mapping[str, str]
     """sha256 of each part, as a run's `weights.json` has them."""
     located: str

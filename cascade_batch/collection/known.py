@@ -1,7 +1,8 @@
 """What a collection has already, looked up by stage key."""
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial, reduce
 from itertools import pairwise
@@ -19,6 +20,8 @@ from cascade_batch.run import paths
 from cascade_batch.storage import Storage
 from cascade_batch.storage.urls import is_absolute
 
+THREADS = 32
+"""Runs that are looked for at once."""
 REFERENCES = (
     "run",
     "image_uri",
@@ -51,7 +54,7 @@ class Known:
         runs: set[str] = set()
         for batch in self.table.batches(["run"], version=self.version):
             runs.update(batch["run"].unique().to_pylist())
-        return {run for run in runs if not stands(self.storage, run)}
+        return gone_runs(self.storage, runs)
 
     def pictures(self, keys: pa.ChunkedArray) -> np.ndarray:
         """Whether the picture of each `stage_ba_key` is known, (n,) bool."""
@@ -141,7 +144,15 @@ def _column(read: Callable[[DataFile], pa.Table], name: str, file: DataFile) -> 
     return read(file)[name].combine_chunks()
 
 
-def stands(storage: Storage, run: str) -> bool:
+def gone_runs(storage: Storage, runs: Iterable[str]) -> set[str]:
+    """Those of a collection's runs that stand no more."""
+    named = list(runs)
+    with ThreadPoolExecutor(THREADS) as pool:
+        stand = pool.map(lambda run: _stands(storage, run), named)
+        return {run for run, stands in zip(named, stand, strict=True) if not stands}
+
+
+def _stands(storage: Storage, run: str) -> bool:
     """Whether there is a run under the name that a collection has for it."""
     at = Storage(run) if is_absolute(run) else storage
     return at.exists(paths.RUN if is_absolute(run) else f"{run}/{paths.RUN}")

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from cascade_batch.collection.columns import is_among, is_first
 from cascade_batch.collection.comparing import State
 from cascade_batch.collection.spool import Spool
-from cascade_batch.model.conditions import CONDITIONS, Kind
+from cascade_batch.model.conditions import CONDITIONS, PICTURES
 from cascade_batch.model.sampling import guides
 from cascade_batch.prompts import PromptTable, read_rows
 from cascade_batch.storage import Storage
@@ -37,7 +37,6 @@ _ASKED = (
     "decoder_steps",
     "decoder_guidance_scale",
 )
-_PICTURES = (Kind.PICTURE, Kind.MASK, Kind.PICTURES)
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def _conditions_of(table: PromptTable, file: int, row: int) -> pa.Table:
     """The condition columns of one row, pictures by absolute places."""
     stored = read_rows(table, file, row, 1).select(list(table.conditions))
     for place, field in enumerate(stored.schema):
-        if CONDITIONS[field.name].kind in _PICTURES:
+        if CONDITIONS[field.name].kind in PICTURES:
             value = _absolute(stored[field.name][0].as_py(), table.root)
             stored = stored.set_column(place, field, pa.array([value], field.type))
     return stored

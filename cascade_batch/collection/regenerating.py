@@ -20,10 +20,10 @@ from cascade_batch.collection import asking
 from cascade_batch.collection.assessing import Assessment, Options, assess
 from cascade_batch.collection.delta import held_by_delta
 from cascade_batch.collection.editions import REGENERATED, Counts, Edition, editions_of
-from cascade_batch.collection.known import stands
+from cascade_batch.collection.known import gone_runs
 from cascade_batch.collection.lease import IfBusy, Lease, holding
 from cascade_batch.collection.one_runner import OneRunner
-from cascade_batch.collection.place import Collection, create_or_open
+from cascade_batch.collection.place import create_or_open
 from cascade_batch.collection.rendering import Rendered, Rendering
 from cascade_batch.collection.schemas import edition_schema
 from cascade_batch.collection.spool import Spool
@@ -82,7 +82,7 @@ def regenerate(
         last = editions[0] if editions else None
         if options.name and (named := _named(editions, options.name)):
             return Result(_state(named), named)
-        if last and _says_it_all(asked, last, options) and _stand(collection, last):
+        if last and _says_it_all(asked, last, options) and not gone_runs(collection.storage, last.runs):
             return Result(NOTHING_TO_DO, last)
         if asked.table.default_ids:
             observer.warn(asking.NO_IDS)
@@ -104,14 +104,10 @@ def _named(editions: list[Edition], name: str) -> Edition | None:
 
 def _says_it_all(asked: asking.Asked, last: Edition, options: Options) -> bool:
     """Whether the newest edition is what would be made, told without reading a row of the table."""
+    if options.bits:  # only the workers know what they would render on
+        return False
     to_retry = last.counts.failed and options.retry_failed
-    same = last.options == options.to_json() and (not options.bits or last.versions == versions())
-    return asking.is_answered(asked, last) and same and not to_retry
-
-
-def _stand(collection: Collection, last: Edition) -> bool:
-    """Whether the runs that an edition refers to are there."""
-    return all(stands(collection.storage, run) for run in last.runs)
+    return asking.is_answered(asked, last) and last.options == options.to_json() and not to_retry
 
 
 def _state(edition: Edition) -> str:
@@ -186,6 +182,7 @@ class _Committing:
             table={
                 "root": table.root,
                 "digest": table.digest,
+                "fingerprint": a.asked.fingerprint or "",
                 "settings": a.asked.settings,
                 "files": len(table.files),
                 "prompts": int((a.spool.columns(["image_index"])["image_index"].to_numpy() == 0).sum()),

@@ -38,6 +38,10 @@ class Kind(Enum):
     """Time ratios that the images of a batch share."""
 
 
+PICTURES = (Kind.PICTURE, Kind.MASK, Kind.PICTURES)
+"""Kinds whose cells may name files beside the table."""
+
+
 @dataclass(frozen=True)
 class Condition:
     column: str

@@ -58,7 +58,7 @@ def open_table(prompts: PromptsSpec, reserved: Collection[str] = (), out: str = 
     carried = _agree(storage.uri, layouts, prompts.columns, reserved)
     planned = {layout: _planned(schema, prompts.columns) for layout, schema in schemas.items()}
     files = tuple(
-        PromptFile(info.key, info.size, s.rows, s.sha256, info.etag, planned[s.layout])
+        PromptFile(info.key, info.size, s.rows, s.sha256, info.etag, planned[s.layout], info.modified)
         for info, s in zip(found, summaries, strict=True)
     )
     named = {name for _, schema in layouts for name in sources(schema.names, prompts.columns)}

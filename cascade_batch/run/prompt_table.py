@@ -24,6 +24,8 @@ class PromptFile:
     etag: str | None
     planned: tuple[str, ...]
     """Those of our columns that decide identity and cost and that this file has."""
+    modified: float | None = field(default=None, compare=False)
+    """When the file was last changed, where the store tells; None in a table that was read from `run.json`."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,17 @@ class PromptTable:
         """sha256 over relative path, size, footer hash and ETag of every file."""
         listed = [[file.path, file.size, file.footer_sha256, file.etag] for file in self.files]
         return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The same with the time of the last change where there is no ETag, None where a store tells neither.
+
+        Footers are equal where only places of values have changed, so the digest alone cannot tell such files apart.
+        """
+        versions = [file.etag or file.modified for file in self.files]
+        if None in versions:
+            return None
+        return hashlib.sha256(json.dumps([self.digest, versions]).encode()).hexdigest()
 
     def where(self, file: PromptFile, row: int | None = None) -> str:
         """A file, and a row of it counted from 0, as error messages name them."""

@@ -1,9 +1,22 @@
-"""One collection of four editions, rendered once; tests work on copies of it."""
+"""Collections that are rendered once; tests work on copies of them."""
+
+import shutil
+from pathlib import Path
 
 import pytest
 
 from cascade_batch.collection.place import Collection
 from tests.collection.making import FIRST, FOURTH, SECOND, THIRD, copied, make
+from tests.collection.regenerations import regenerate, write_table
+from tests.run.remembered import Asked, remember
+
+TABLE = {
+    "id": [f"prompt {i}" for i in range(6)],
+    "prompt": [f"a red circle, number {i}" for i in range(6)],
+    "seed": list(range(6)),
+    "category": ["even", "odd"] * 3,
+}
+"""Of the first edition of `night`."""
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +33,27 @@ def collection(made: str, tmp_path) -> Collection:
 def stored(made: str, store: str) -> Collection:
     """On a local folder and on S3."""
     return copied(made, store)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """What the networks are asked for by this test."""
+    return remember(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def first_night(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a collection whose only edition is of `TABLE`."""
+    folder = tmp_path_factory.mktemp("night")
+    with pytest.MonkeyPatch.context() as patch:
+        remember(patch)
+        assert regenerate(write_table(folder, TABLE), str(folder / "collection")) == 0
+    return folder
+
+
+@pytest.fixture
+def night(first_night: Path, tmp_path: Path) -> str:
+    """A copy of it; its prompt table is `tmp_path / "prompts.parquet"`."""
+    shutil.copytree(first_night / "collection", tmp_path / "collection")
+    shutil.copy2(first_night / "prompts.parquet", tmp_path)
+    return str(tmp_path / "collection")

@@ -7,12 +7,12 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 # Words for pytest: make test ARGS="tests/prompts -k ids"
 ARGS ?=
 
-.PHONY: help demo check format test lint coverage golden parity soak bench clean
+.PHONY: help demo demo-regenerate check format test lint coverage golden parity soak bench clean
 
 ##@ To begin
 
 help:  ## this list
-	@grep -hE '^([a-z]+:.*##|##@)' $(MAKEFILE_LIST) | sed -E 's/^##@ /\n/; s/^([a-z]+):.*## /  \1\t/' | expand -t 12
+	@grep -hE '^([a-z-]+:.*##|##@)' $(MAKEFILE_LIST) | sed -E 's/^##@ /\n/; s/^([a-z-]+):.*## /  \1\t/' | expand -t 20
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,9 @@ demo: $(VENV)/demo  ## 24 shipped prompts through two local pools into demo/, an
 	$(BIN)/cascade-batch render jobs/demo/prompts.parquet --out demo --set shards.prompts=4
 	@$(BIN)/python jobs/demo/contact_sheet.py demo >/dev/null
 	@$(BIN)/python jobs/demo/show.py demo
+
+demo-regenerate: $(VENV)/demo  ## a collection's story: three editions that render only what changed, in demo-collection/
+	@$(BIN)/python jobs/demo/regenerate.py demo-collection
 
 ##@ While you work
 
@@ -84,5 +87,5 @@ bench: $(VENV)/dev  ## networks and whole tables beside diffusers; growth; plann
 	$(BIN)/python -m jobs.bench.scale shards
 	$(BIN)/python -m jobs.bench.scale listing
 
-clean:  ## remove the virtual environment and the demo
-	rm -rf $(VENV) demo
+clean:  ## remove the virtual environment and the demos
+	rm -rf $(VENV) demo demo-collection

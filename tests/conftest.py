@@ -28,6 +28,7 @@ LONGEST = (
     "test_actors_end",
     "test_failing_writes",
     "test_conditions",
+    "test_story",
 )
 """Files that take minutes: they go first, so that no process is left with one while the others are through."""
 

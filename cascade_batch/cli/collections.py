@@ -7,6 +7,7 @@ import shlex
 from argparse import Namespace
 from collections.abc import Callable
 
+from cascade_batch.cli.collection_arguments import UNITS
 from cascade_batch.cli.comparing import print_diff, print_diff_json
 from cascade_batch.cli.editions import print_edition, print_history
 from cascade_batch.cli.exit_codes import DIFFERENT, FINISHED
@@ -103,6 +104,7 @@ def _gc(collection: Collection, arguments: Namespace) -> int:
     if not arguments.delete:
         _print_gc(survey(collection, arguments.keep, arguments.grace), arguments.grace)
         words = ["cascade-batch", "collection", "gc", arguments.collection, "--keep", str(arguments.keep)]
+        words += [] if arguments.grace == UNITS["d"] else ["--grace", f"{arguments.grace:g}s"]
         print(f"nothing was changed. To do it: {shlex.join([*words, '--delete'])}")
         return FINISHED
     with _holding(collection, "gc", arguments) as lease:

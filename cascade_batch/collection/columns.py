@@ -9,6 +9,8 @@ import pyarrow.types as t
 
 AT_ONCE = 2**14
 """Values of nested types that are compared as texts at once."""
+FEW = 4
+"""Values that are looked up among so many times as many are few."""
 Column: TypeAlias = pa.ChunkedArray | pa.Array
 
 
@@ -24,15 +26,34 @@ def true(column: Column) -> np.ndarray:
 
 def places(values: Column, among: Column) -> np.ndarray:
     """Where each value stands first in another column, -1 for null and for what it has not, (n,) int64."""
-    options = pc.SetLookupOptions(value_set=_joined(among), skip_nulls=True)
-    found = pc.call_function("index_in", [values], options)
-    return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    if not _is_few(values, among):
+        return _found(values, among)
+    asked = values.unique()
+    met = _found(among, asked)
+    first = np.full(len(asked), -1, np.int64)
+    there = np.flatnonzero(met >= 0)[::-1]  # of equal ones the first, which is written last
+    first[met[there]] = there
+    at = _found(values, asked)
+    return np.where(at < 0, -1, first[at])
 
 
 def is_among(values: Column, among: Column) -> np.ndarray:
     """Whether another column has each value, (n,) bool; never for null."""
+    if _is_few(values, among):
+        return places(values, among) >= 0
     options = pc.SetLookupOptions(value_set=_joined(among), skip_nulls=True)
     return true(pc.call_function("is_in", [values], options))
+
+
+def _is_few(values: Column, among: Column) -> bool:
+    """Whether it is these that a hash table is to be made of: one of a million texts takes a second."""
+    return 0 < len(values) * FEW < len(among)
+
+
+def _found(values: Column, among: Column) -> np.ndarray:
+    options = pc.SetLookupOptions(value_set=_joined(among), skip_nulls=True)
+    found = pc.call_function("index_in", [values], options)
+    return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def is_first(values: Column) -> np.ndarray:
@@ -45,6 +66,8 @@ def is_first(values: Column) -> np.ndarray:
 
 def taken(column: Column, at: np.ndarray) -> Column:
     """The values at these places, null for -1."""
+    if len(at) == len(column) and (at == np.arange(len(at))).all():
+        return column
     return column.take(pa.array(at, mask=at < 0))
 
 

@@ -3,14 +3,15 @@
 Columns are compared whole, by Arrow, and one after the other: a table of a million images takes hundreds of megabytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.types as t
 
-from cascade_batch.collection.columns import Column, differing, is_among, places, taken, true, valid
+from cascade_batch.collection.columns import Column, differing, places, taken, true, valid
 from cascade_batch.collection.delta import DeltaTableAt, cast_for_delta
 from cascade_batch.collection.known import Known
 from cascade_batch.collection.spool import Spool
@@ -46,6 +47,13 @@ class Before:
         """Of each image that is asked for, the value before; null where there is none."""
         return taken(self.rows[name], self.at)
 
+    def at_in(self, image_ids: Column) -> np.ndarray:
+        """`at` among the edition's images as they were read another time."""
+        if image_ids.equals(self.rows["image_id"]):
+            return self.at
+        order = places(self.rows["image_id"], image_ids)
+        return np.where(self.at < 0, -1, order[self.at])
+
     def has_status(self, status: str) -> np.ndarray:
         return self.column("status").to_numpy() == status
 
@@ -69,17 +77,19 @@ _COMPARED = [
 def before(table: DeltaTableAt, version: int, image_ids: pa.ChunkedArray) -> Before:
     """What the edition of this version says of these images."""
     rows = table.read(_COMPARED, version=version)
-    ids = rows["image_id"]
-    gone = ids.filter(pa.array(~is_among(ids, image_ids)))
-    return Before(places(image_ids, ids), rows, gone.combine_chunks())
+    at = places(image_ids, rows["image_id"])
+    is_gone = np.ones(rows.num_rows, bool)
+    is_gone[at[at >= 0]] = False
+    return Before(at, rows, rows["image_id"].filter(pa.array(is_gone)).combine_chunks())
 
 
 def states(spool: Spool, known: Known, earlier: Before, retry_failed: bool) -> np.ndarray:
     """The `State` of every image of the spool, (n,) int8."""
     keys = spool.columns(["stage_c_key", "stage_ba_key", "error_code"])
     found = np.full(spool.rows, State.NOTHING, np.int8)
-    found[known.embeddings(keys["stage_c_key"])] = State.EMBEDDING
     found[known.pictures(keys["stage_ba_key"])] = State.PICTURE
+    others = np.flatnonzero(found != State.PICTURE)
+    found[others[known.embeddings(keys["stage_c_key"].take(pa.array(others)))]] = State.EMBEDDING
     found[valid(keys["error_code"])] = State.REFUSED
     if not retry_failed:
         failed = earlier.has_status("failed")
@@ -107,10 +117,18 @@ def carried_differs(
         schema: of an edition.
     """
     found = np.zeros(spool.rows, bool)
-    for name in names:
-        wanted = cast_for_delta(spool.columns([name]), pa.schema([schema.field(name)]))[name]
-        stored = table.read(["image_id", name], version=version)
-        order = places(earlier.rows["image_id"], stored["image_id"])
-        had = taken(taken(stored[name], order), earlier.at)
-        found |= differing(wanted, had)
+    for some in _together(pa.schema([schema.field(name) for name in names])):
+        wanted = cast_for_delta(spool.columns(some.names), some)
+        stored = table.read(["image_id", *some.names], version=version)
+        at = earlier.at_in(stored["image_id"])
+        for name in some.names:
+            found |= differing(wanted[name], taken(stored[name], at))
     return found & earlier.is_there
+
+
+def _together(schema: pa.Schema) -> Iterator[pa.Schema]:
+    """Columns to compare at once: numbers, which are small, and each of the others."""
+    small = [field for field in schema if t.is_primitive(field.type)]
+    yield from (pa.schema([field]) for field in schema if field not in small)
+    if small:
+        yield pa.schema(small)

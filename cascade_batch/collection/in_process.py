@@ -1,7 +1,7 @@
 """Tables that one machine holds: made in several processes, and joined by Arrow. `Tables` without a cluster."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from itertools import islice
 from multiprocessing import get_context
@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cascade_batch.collection.columns import is_among
+from cascade_batch.collection.columns import FEW, is_among
 
 AHEAD = 4
 """Parts in hand for each process: none waits for work, and memory holds no more."""
+
+
+ROWS_AT_ONCE = 2**20
+"""Rows among which something is looked up at once, at least."""
 
 
 class InProcess:
@@ -37,8 +41,23 @@ class InProcess:
         self, values: pa.ChunkedArray, read: Callable[[Any], pa.Array], items: Sequence[Any]
     ) -> np.ndarray:
         """Whether any item's column has each value, (n,) bool; never for null."""
-        columns = [read(item) for item in items]
-        return is_among(values, pa.chunked_array(columns, values.type))
+        found = np.zeros(len(values), bool)
+        for columns in at_once((read(item) for item in items), len(values)):
+            found |= is_among(values, pa.chunked_array(columns, values.type))
+        return found
+
+
+def at_once(columns: Iterable[pa.Array], values: int) -> Iterator[list[pa.Array]]:
+    """The columns in groups to look up so many values among: few enough for memory, large enough for few passes."""
+    waiting, rows = [], 0
+    for column in columns:
+        waiting.append(column)
+        rows += len(column)
+        if rows >= max(ROWS_AT_ONCE, values // FEW):
+            yield waiting
+            waiting, rows = [], 0
+    if waiting:
+        yield waiting
 
 
 def _executor(processes: int) -> Executor:

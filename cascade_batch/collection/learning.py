@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cascade_batch.collection.columns import Column, chosen, is_among
+from cascade_batch.collection.columns import Column, chosen
+from cascade_batch.collection.in_process import InProcess
 from cascade_batch.collection.place import Collection
 from cascade_batch.collection.schemas import KNOWN
 from cascade_batch.model.stages import STAGES
@@ -34,6 +35,7 @@ _FROM_MANIFEST = [
     "encoder",
 ]
 _FROM_EMBEDDINGS = ["embedding_sha256", "status", "stage_c_key", *_COSTS]
+_PLACE = ["image_uri", "embedding_uri", "embedding_row"]
 ROWS_PER_COMMIT = 500_000
 """Rows that are in memory at once; a run of more is learnt in several commits."""
 
@@ -76,13 +78,14 @@ def learn(collection: Collection, source: Source, token: str, metadata: dict[str
 
 def _append(collection: Collection, rows: pa.Table, metadata: dict[str, object], token: str) -> int:
     version = collection.known.version()
-    stored = collection.known.read(["image_uri", "embedding_uri", "embedding_row"], version=version)
-    new = rows.filter(pa.array(~is_among(_places(rows), _places(stored))))
+    read, files = collection.known.readers(_PLACE, version=version)
+    stored = InProcess().are_among(_places(rows), lambda file: _places(read(file)).combine_chunks(), files)
+    new = rows.filter(pa.array(~stored))
     collection.known.append(new, after=version, metadata=metadata, token=token)
     return new.num_rows
 
 
-def _places(rows: pa.Table) -> Column:
+def _places(rows: pa.Table) -> pa.ChunkedArray:
     """Where the picture of each row lies, or, of an embedding alone, that."""
     joined = pc.call_function(
         "binary_join_element_wise", [rows["embedding_uri"], rows["embedding_row"].cast(pa.string()), "#"]

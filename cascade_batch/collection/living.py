@@ -12,6 +12,7 @@ from cascade_batch.collection.columns import Column, chosen, is_among, valid
 from cascade_batch.collection.delta import DeltaTableAt
 from cascade_batch.collection.editions import Edition
 from cascade_batch.collection.place import Collection
+from cascade_batch.run import parquet
 from cascade_batch.run import paths as run_paths
 from cascade_batch.storage import Storage
 from cascade_batch.storage.urls import is_absolute
@@ -183,9 +184,18 @@ class Census:
 
     @cached_property
     def _needed_by_left(self) -> pa.Array:
-        """What is known of runs that are left alone."""
+        """What is known of runs that are left alone, and the embeddings that unfinished ones are going to take."""
         rows = self._known.filter(pa.array(is_among(self._known["run"], self._left_runs)))
-        return union(chunk for name in _URIS for chunk in rows[name].chunks)
+        known = [chunk for name in _URIS for chunk in rows[name].chunks]
+        return union([*known, *(self._sources(run) for run in self.waiting_runs.to_pylist())])
+
+    def _sources(self, run: str) -> pa.Array:
+        storage, key = self.collection.storage, f"{run}/{run_paths.SOURCES}"
+        if not storage.exists(key):
+            return NOTHING
+        uris = parquet.from_bytes(storage.read(key), key, columns=["embedding_uri"])["embedding_uri"].unique()
+        inside = f"{storage.uri}/"
+        return pa.array([uri and uri.removeprefix(inside) for uri in uris.to_pylist()], pa.string())
 
     @cached_property
     def _data_files(self) -> pa.Array:

@@ -20,14 +20,14 @@ from cascade_batch.collection import asking
 from cascade_batch.collection.assessing import Assessment, Options, assess
 from cascade_batch.collection.delta import cast_for_delta, held_by_delta
 from cascade_batch.collection.editions import REGENERATED, Counts, Edition, editions_of
-from cascade_batch.collection.known import Known, gone_runs
+from cascade_batch.collection.known import gone_runs
 from cascade_batch.collection.lease import IfBusy, Lease, holding
 from cascade_batch.collection.one_runner import OneRunner
 from cascade_batch.collection.place import create_or_open, is_there
 from cascade_batch.collection.rendering import Rendered, Rendering
 from cascade_batch.collection.schemas import edition_schema
 from cascade_batch.collection.spool import Spool
-from cascade_batch.collection.writing import Changes, NewRows, fates
+from cascade_batch.collection.writing import ROWS_AT_ONCE, Changes, NewRows, fates
 from cascade_batch.model.numerics import NUMERICS_VERSION
 from cascade_batch.pipeline.runners.runner import Runner
 from cascade_batch.pipeline.sitting import Observer
@@ -144,13 +144,11 @@ class _Committing:
     lease: Lease
 
     @cached_property
-    def known(self) -> Known:
-        return self.assessment.known()
-
-    @cached_property
     def rows(self) -> NewRows:
-        a, known = self.assessment, self.known
-        what = fates(a.spool, a.states(known), known, a.earlier, self.rendered.failures)
+        a = self.assessment
+        assert self.rendered.seen is not None
+        known, states = self.rendered.seen
+        what = fates(a.spool, states, a.earlier, self.rendered.failures)
         table, keep_stale = a.collection.table, a.options.keep_stale
         return NewRows(a.spool, known, a.earlier, what, table, a.version, self.schema, keep_stale)
 
@@ -207,7 +205,7 @@ class _Committing:
                 "fingerprint": a.asked.fingerprint or "",
                 "settings": a.asked.settings,
                 "files": len(table.files),
-                "prompts": len(a.spool.columns(["prompt_id"])["prompt_id"].unique()),
+                "prompts": int((a.spool.columns(["image_index"])["image_index"].to_numpy() == 0).sum()),
                 "columns": table.carried.names,
             },
             weights=a.weights,
@@ -234,10 +232,9 @@ class _Committing:
 
     def _pictures(self) -> dict[str, Counter[Any]]:
         """Good pictures by the run that they lie in, and by the edition that they were rendered in."""
-        keys = self.assessment.spool.columns(["stage_ba_key"])["stage_ba_key"]
         counted = {"run": Counter[Any](), "rendered_in": Counter[Any]()}
-        for start in range(0, len(keys), 2**18):
-            found = self.known.references(keys.slice(start, 2**18))
+        for start in range(0, self.assessment.spool.rows, ROWS_AT_ONCE):
+            found = self.rows.found.rows(list(counted), slice(start, start + ROWS_AT_ONCE))
             for name, counts in counted.items():
                 values = found[name].drop_null().value_counts().to_pylist()
                 counts.update({value["values"]: value["counts"] for value in values})

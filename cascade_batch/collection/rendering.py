@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pyarrow as pa
 
 from cascade_batch.collection import paths
@@ -50,6 +51,8 @@ class Rendered:
     """The last run."""
     outcome: Outcome | None = None
     """Of the last run."""
+    seen: tuple[Known, np.ndarray] | None = None
+    """What was known when nothing was left, and the images' states."""
 
     @property
     def is_whole(self) -> bool:
@@ -76,8 +79,10 @@ class Rendering:
         self._learn_abandoned()
         while True:
             known = self.assessment.known()
-            todo = self.assessment.missing(self.assessment.states(known), set(done.failures))
+            states = self.assessment.states(known)
+            todo = self.assessment.missing(states, set(done.failures))
             if not len(todo):
+                done.seen = known, states
                 return done
             self._run(todo, known, done)
             if not done.is_whole:

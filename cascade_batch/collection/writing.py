@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -10,13 +11,15 @@ import pyarrow.compute as pc
 from cascade_batch.collection.columns import chosen, differing, places, taken, true, valid
 from cascade_batch.collection.comparing import Before, State, carried_differs, unchanged_pictures
 from cascade_batch.collection.delta import DeltaTableAt, cast_for_delta
-from cascade_batch.collection.known import REFERENCES, Known
-from cascade_batch.collection.spool import ROWS, Spool
+from cascade_batch.collection.known import REFERENCES, Found, Known
+from cascade_batch.collection.spool import Spool
 from cascade_batch.run.schemas import ASKED
 
 Failure = tuple[str | None, str | None]
 """`error_code`, `error_message`."""
 PICTURE = REFERENCES
+ROWS_AT_ONCE = 2**17
+"""Rows that are made at once; what is known of them lies anywhere, and is read for each such part anew."""
 _COMPARED_VALUES = tuple(name for name, _ in ASKED)
 """Of our columns, those that may differ though the picture does not: guidance that is off, a picture's source."""
 
@@ -30,16 +33,14 @@ class Fates:
     messages: pa.Array
 
 
-def fates(
-    spool: Spool, states: np.ndarray, known: Known, earlier: Before, failures: Mapping[str, Failure]
-) -> Fates:
+def fates(spool: Spool, states: np.ndarray, earlier: Before, failures: Mapping[str, Failure]) -> Fates:
     """Of every image of the spool.
 
     Args:
         failures: by `stage_ba_key`: what could not be rendered now.
     """
     asked = spool.columns(["stage_ba_key", "error_code", "error_message"])
-    good = known.pictures(asked["stage_ba_key"]) & (states != State.REFUSED)
+    good = states == State.PICTURE
     bad = pa.array(np.flatnonzero(~good))
     now = asked.take(bad).to_pylist()
     before = zip(
@@ -99,7 +100,12 @@ class NewRows:
     """Of the new one, as Delta holds it."""
     keep_stale: bool
 
-    @property
+    @cached_property
+    def found(self) -> Found:
+        """What is known of each image's picture."""
+        return self.known.found(self.spool.columns(["stage_ba_key"])["stage_ba_key"])
+
+    @cached_property
     def stale(self) -> np.ndarray:
         """Whether each image shows its last good picture, for want of the one that is asked for, (n,) bool."""
         had = valid(self.earlier.column("image_uri"))
@@ -122,7 +128,7 @@ class NewRows:
         """The rows of these images, by their places in the spool, ascending."""
         asked, at = self.spool.take(images), pa.array(images)
         columns = {name: asked[name] for name in asked.column_names}
-        found = self.known.references(asked["stage_ba_key"])
+        found = self.found.rows(PICTURE, images)
         stale = self.stale[images]
         if stale.any():
             found = self._with_stale(found, asked["image_id"], stale)
@@ -140,8 +146,8 @@ class NewRows:
         """Every row, some at a time; an empty table if there are none."""
         if not self.spool.rows:
             yield self.schema.empty_table()
-        for start in range(0, self.spool.rows, ROWS):
-            stop = min(start + ROWS, self.spool.rows)
+        for start in range(0, self.spool.rows, ROWS_AT_ONCE):
+            stop = min(start + ROWS_AT_ONCE, self.spool.rows)
             yield self.of(np.arange(start, stop))
 
     def _with_stale(self, found: pa.Table, image_ids: pa.ChunkedArray, stale: np.ndarray) -> pa.Table:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from cascade_batch.model.numerics import NUMERICS_VERSION
@@ -159,12 +160,21 @@ class _Template:
     def __init__(self, fixed: Mapping[str, Any], gaps: tuple[str, ...]) -> None:
         text = json.dumps({**fixed, **{name: f"\0{name}" for name in gaps}}, sort_keys=True)
         self._pieces = re.split(r'"\\u0000(\w+)"', text)  # a literal, a gap, a literal, ...
+        self._gaps = list(enumerate(self._pieces))[1::2]
         assert sorted(self._pieces[1::2]) == sorted(gaps)
 
     def key(self, values: Mapping[str, Any]) -> str:
         pieces = list(self._pieces)
-        pieces[1::2] = [json.dumps(values[name]) for name in pieces[1::2]]
+        for place, name in self._gaps:
+            pieces[place] = _as_json(values[name])
         return hashlib.sha256("".join(pieces).encode()).hexdigest()
+
+
+def _as_json(value: Any) -> str:
+    """`json.dumps` of one value; of texts and whole numbers without its detours, which took half of a key's time."""
+    if type(value) is str:
+        return encode_basestring_ascii(value)
+    return str(value) if type(value) is int else json.dumps(value)
 
 
 def _conditions(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,8 +35,10 @@ def read_conditions(rows: pa.Table, requests: pa.Table, names: Sequence[str], re
 
     Raises StorageError if a store fails for now.
     """
-    sizes = {r["row"]: r for r in requests.select(["row", "width", "height"]).to_pylist()}
     present = [name for name in names if name in rows.column_names]
+    if not present:
+        return CONDITIONED.empty_table()
+    sizes = {r["row"]: r for r in requests.select(["row", "width", "height"]).to_pylist()}
     with_any = [row for row in sorted(sizes) if any(rows[name][row].is_valid for name in present)]
 
     def one(row: int) -> dict[str, Any] | None:

@@ -77,9 +77,11 @@ def _keyed(requests: pa.Table, conditioned: PerPool[pa.Table], keying: Keying) -
     for image, request in enumerate(requests.to_pylist()):
         c_key = ba_key = None
         if refusals.c[image] is None:
-            c_key = keying.keys.c({**request, "conditions": given.c[image]})
+            request["conditions"] = given.c[image]
+            c_key = keying.keys.c(request)
             if refusals.ba[image] is None:
-                ba_key = keying.keys.ba({**request, "conditions": given.ba[image]}, c_key)
+                request["conditions"] = given.ba[image]
+                ba_key = keying.keys.ba(request, c_key)
         c_keys.append(c_key)
         ba_keys.append(ba_key)
     failures = [of_c or of_ba or (None, None) for of_c, of_ba in zip(*refusals, strict=True)]

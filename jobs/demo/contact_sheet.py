@@ -1,23 +1,27 @@
-"""A contact sheet of a finished run: its pictures in the order of the prompt table, each above its prompt.
+"""A contact sheet of a finished run, or of editions of a collection: pictures, each above its prompt.
 
 Run:  python jobs/demo/contact_sheet.py RUN [--out FILE] [--columns 6] [--limit 120] [--colours N]
+      python jobs/demo/contact_sheet.py COLLECTION [--edition N]... [--out FILE] ...
 
-RUN is a folder or a URL. The sheet is a PNG 1500 pixels wide, by default `contact_sheet.png` in a local RUN, else
-in the current folder. A failed row is an empty frame with its error code. Captions are set in the font that
-Pillow brings, which has no letters beyond Latin ones.
+Both are a folder or a URL. A run's pictures come in the order of its prompt table, an edition's in that of their ids.
+Several editions stand side by side, image by image; without a number it is the newest. The sheet is a PNG 1500 pixels
+wide, by default `contact_sheet.png` in a local RUN, else in the current folder. A failed row is an empty frame with
+its error code. Captions are set in the font that Pillow brings, which has no letters beyond Latin ones.
 """
 
 import argparse
 import io
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from cascade_batch.collection.place import Collection, is_collection, open_collection
+from cascade_batch.collection.restoring import edition_of, history_of
 from cascade_batch.errors import CascadeError
 from cascade_batch.run.manifest import read_table
 from cascade_batch.storage import Storage
@@ -45,30 +49,57 @@ class Cell:
         return self.picture.height + LINE // 2 + LINE * len(self.caption)
 
 
-def contact_sheet(run: str, columns: int, limit: int) -> Image.Image:
-    """The sheet of the first `limit` images of a finished run, RGB.
+def contact_sheet(source: str, columns: int, limit: int, editions: Sequence[int] = ()) -> Image.Image:
+    """The sheet of the first `limit` images of a finished run, or of editions of a collection, RGB.
 
     Raises:
         StorageError: there is no finished run, or the store fails.
+        SpecError: there is no such edition.
     """
-    storage = Storage(run)
+    storage = Storage(source)
+    rows = editions_side_by_side(source, editions) if is_collection(source) else _rows_of_run(storage)
+    if editions:
+        columns, limit = max(1, columns // len(editions)) * len(editions), limit * len(editions)
     side = (WIDTH - 2 * MARGIN - (columns - 1) * GAP) // columns
     font = ImageFont.load_default(TEXT_SIZE)
-    rows = (row for part in read_table(storage, COLUMNS) for row in part.to_pylist())
     cells = [_cell(storage, row, side, font) for row in itertools.islice(rows, limit)]
     return _set([cells[i : i + columns] for i in range(0, len(cells), columns)], side, font)
 
 
+def _rows_of_run(storage: Storage) -> Iterator[dict[str, Any]]:
+    return (row for part in read_table(storage, COLUMNS) for row in part.to_pylist())
+
+
+def editions_side_by_side(uri: str, numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Of each image in one of the editions a row of each, by ids; several editions are told by number."""
+    collection = open_collection(uri)
+    history = history_of(collection)
+    chosen = [edition_of(history, number) for number in numbers] or history[:1]
+    found = {edition.number: _images(collection, edition.number) for edition in chosen}
+    for image in sorted(set().union(*found.values())):
+        for number, images in found.items():
+            row = images.get(image, {"prompt": None, "image_uri": None, "error_code": "not there"})
+            yield row | ({"edition": number} if len(found) > 1 else {})
+
+
+def _images(collection: Collection, number: int) -> dict[tuple[str, int], dict[str, Any]]:
+    rows = collection.table.read(["prompt_id", "image_index", *COLUMNS], version=number).to_pylist()
+    return {(row["prompt_id"], row["image_index"]): row for row in rows}
+
+
 def _cell(storage: Storage, row: dict[str, Any], side: int, font: Font) -> Cell:
     if row["image_uri"] is None:
-        picture, caption = (
-            Image.new("RGB", (side, side), PAPER),
-            f"({row['error_code']}) {row['prompt'] or ''}",
-        )
+        picture = Image.new("RGB", (side, side), PAPER)
     else:
         whole = Image.open(io.BytesIO(storage.read(row["image_uri"])))
-        picture, caption = ImageOps.contain(whole, (side, side), Image.Resampling.LANCZOS), row["prompt"]
-    return Cell(picture, wrapped(caption, font, side))
+        picture = ImageOps.contain(whole, (side, side), Image.Resampling.LANCZOS)
+    return Cell(picture, wrapped(_caption(row), font, side))
+
+
+def _caption(row: dict[str, Any]) -> str:
+    told = [f"{row['edition']}:"] if "edition" in row else []
+    told += [f"({row['error_code']})"] if row["error_code"] else []
+    return " ".join([*told, row["prompt"] or ""])
 
 
 def wrapped(text: str, font: Font, width: int) -> list[str]:
@@ -121,19 +152,27 @@ def _draw(
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description="A contact sheet of a finished run.")
-    parser.add_argument("run", metavar="RUN", help="the run's folder or URL")
+    parser = argparse.ArgumentParser(description="A contact sheet of a finished run, or of a collection.")
+    parser.add_argument("source", metavar="RUN", help="the run's or the collection's folder or URL")
+    parser.add_argument(
+        "--edition",
+        type=int,
+        action="append",
+        default=[],
+        metavar="N",
+        help="of a collection; may be repeated",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: contact_sheet.png in a local RUN")
     parser.add_argument("--columns", type=int, default=6, choices=range(1, 13), metavar="N")
     parser.add_argument("--limit", type=int, default=120, metavar="N", help="the first N images (120)")
     parser.add_argument("--colours", type=int, metavar="N", help="a palette of N, 2 to 256: a smaller file")
     options = parser.parse_args(arguments)
     try:
-        sheet = contact_sheet(options.run, options.columns, options.limit)
+        sheet = contact_sheet(options.source, options.columns, options.limit, options.edition)
     except CascadeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    storage = Storage(options.run)
+    storage = Storage(options.source)
     out = options.out or Path(storage.uri if storage.is_local else ".") / "contact_sheet.png"
     if options.colours:
         sheet = sheet.quantize(options.colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)

@@ -11,7 +11,8 @@ import pytest
 from cascade_batch.cli import main
 from cascade_batch.collection.editions import REPAIRED, editions_of
 from cascade_batch.collection.lease import holding
-from cascade_batch.collection.place import Collection
+from cascade_batch.collection.marks import mark_sets
+from cascade_batch.collection.place import Collection, open_collection
 from cascade_batch.collection.repairing import Repair, repair
 from cascade_batch.collection.verifying import EditionCheck, Verifier
 from cascade_batch.pipeline.runners.local import LocalRunner
@@ -23,8 +24,9 @@ from cascade_batch.storage import Storage
 from tests.collection.dying import deaths
 from tests.collection.making import FOURTH, add, copied, pictures, rewritten
 from tests.collection.test_diff import changed_rows
-from tests.collection.test_gc import gc
+from tests.collection.test_gc import DAY, gc
 from tests.run.damages import flip, truncate
+from tests.run.runs import QUICK, write_prompts
 
 
 def check(collection: Collection, number: int | None = None) -> EditionCheck:
@@ -227,3 +229,40 @@ def test_other_weights_are_refused_before_anything_is_changed(
     assert "cannot be repaired with the weights that are there now" in error
     assert run.uri in error
     assert {info.key for info in collection.storage.list()} == before
+
+
+@pytest.fixture(scope="module")
+def decoded(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A collection whose second edition was decoded from the embeddings of the first, by the commands themselves."""
+    folder = tmp_path_factory.mktemp("decoded")
+    prompts, into = write_prompts(folder, 4), str(folder / "collection")
+    for steps in (2, 3):
+        flags = [*QUICK, f"--set=render.decoder_steps={steps}", "--runner=local"]
+        assert main(["regenerate", str(prompts), "--into", into, *flags]) == 0
+    assert editions_of(open_collection(into).table)[0].counts.decoded == 4
+    return into
+
+
+@pytest.mark.parametrize("column", ["image_uri", "embedding_uri"])
+def test_a_run_that_was_decoded_is_repaired_from_the_same_embeddings(
+    decoded: str, column: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    collection = copied(decoded, str(tmp_path / "copy"))
+    shown = pictures(collection)
+    collection.storage.delete(uri_of(collection, "prompt 3", column))
+    assert main(["collection", "verify", collection.uri, "--repair", "--runner=local"]) == 4
+    assert main(["collection", "verify", collection.uri]) == 0
+    assert pictures(collection) == shown
+
+
+def test_embeddings_that_an_unfinished_run_is_to_take_are_kept(decoded: str) -> None:
+    collection = open_collection(decoded)
+    run = uri_of(collection, "prompt 3", "run")
+    collection.storage.put(
+        "runs/000003-unfinished/sources.parquet", collection.storage.read(f"{run}/sources.parquet")
+    )
+    before = [uri_of(collection, f"prompt {i}", "embedding_uri", number=1) for i in range(4)]
+    gc(collection, 1, DAY)
+    marked = [key for found in mark_sets(collection.storage) for key in found.keys.to_pylist()]
+    assert uri_of(collection, "prompt 0", "image_uri", number=1) in marked
+    assert not set(before) & set(marked)

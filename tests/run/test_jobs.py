@@ -1,4 +1,4 @@
-"""`ray job submit` of jobs/render.py against a real head on this machine, from a working directory."""
+"""`ray job submit` of jobs/render.py and jobs/regenerate.py against a real head on this machine."""
 
 import json
 import os
@@ -80,12 +80,14 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 WORKING_DIR = {"working_dir": ".", "excludes": [".git", ".venv", "tests", "demo"]}
 
 
-def submit(head: Head, name: str, *flags: str, wait: bool = True) -> subprocess.CompletedProcess[str]:
+def submit(
+    head: Head, name: str, *flags: str, wait: bool = True, script: str = "jobs/render.py"
+) -> subprocess.CompletedProcess[str]:
     runtime = {**WORKING_DIR, "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "30"}}
     waiting = () if wait else ("--no-wait",)
     return head.job(
         "submit", *waiting, "--submission-id", name, "--runtime-env-json", json.dumps(runtime), "--",
-        "python", "jobs/render.py", *flags,
+        "python", script, *flags,
     )  # fmt: skip
 
 
@@ -115,6 +117,31 @@ def test_bad_input_fails_the_job_and_says_why(head: Head, tmp_path: Path) -> Non
     done = submit(head, "bad", str(prompts), "--out", str(tmp_path / "bad"), "--width", "1001")
     assert done.returncode != 0
     assert "render.width" in done.stdout
+
+
+@pytest.mark.timeout(1200)
+def test_an_edition_of_a_name_is_made_once_however_often_its_job_is_submitted(
+    head: Head, tmp_path: Path
+) -> None:
+    into = tmp_path / "collection"
+    flags = (str(write_prompts(tmp_path, 4)), "--into", str(into), "--edition", "2026-11-25", *QUICK)
+    for name, state, said in (
+        ("edition", "done", "edition 1 (2026-11-25): 4 images, 0 reused, 0 decoded, 4 rendered, 0 failed"),
+        ("again", "nothing_to_do", "nothing to do: edition 1 (2026-11-25)"),
+    ):
+        done = submit(head, name, *flags, script="jobs/regenerate.py")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert said in done.stdout
+        outcome = json.loads((into / "outcomes/2026-11-25.json").read_text())
+        assert (outcome["state"], outcome["edition"]) == (state, 1)
+    assert len(list((into / "runs").iterdir())) == 1
+
+
+def test_a_collection_must_not_lie_in_the_folder_of_a_job(head: Head, tmp_path: Path) -> None:
+    flags = (str(write_prompts(tmp_path, 2)), "--into", "collection")
+    done = submit(head, "nowhere", *flags, script="jobs/regenerate.py")
+    assert done.returncode != 0
+    assert "a job's working directory is deleted with the job" in done.stdout
 
 
 def took(command: Callable[[], subprocess.CompletedProcess[str]]) -> float:

@@ -1,0 +1,148 @@
+"""A prompt table as a nightly job meets it, as it was yesterday and with one percent of it changed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+ROWS_PER_FILE = 65_536
+CHANGED = 100
+"""One row in so many."""
+_WORDS = (
+    *(
+        "a",
+        "an",
+        "the",
+        "of",
+        "in",
+        "on",
+        "under",
+        "beside",
+        "behind",
+        "before",
+        "old",
+        "small",
+        "large",
+        "red",
+    ),
+    *("blue", "green", "golden", "silver", "wooden", "quiet", "busy", "city", "harbour", "street", "forest"),
+    *(
+        "mountain",
+        "river",
+        "garden",
+        "market",
+        "kitchen",
+        "library",
+        "station",
+        "bridge",
+        "window",
+        "lantern",
+    ),
+    *(
+        "bicycle",
+        "fisherman",
+        "painter",
+        "child",
+        "woman",
+        "sailor",
+        "horse",
+        "owl",
+        "fox",
+        "cat",
+        "ship",
+        "train",
+    ),
+    *(
+        "kite",
+        "umbrella",
+        "teapot",
+        "clock",
+        "chair",
+        "morning",
+        "evening",
+        "winter",
+        "autumn",
+        "rain",
+        "snow",
+    ),
+    *(
+        "fog",
+        "sunlight",
+        "moonlight",
+        "watercolour",
+        "photograph",
+        "engraving",
+        "poster",
+        "sketch",
+        "portrait",
+    ),
+)
+_CATEGORIES = ("animals", "people", "places", "objects", "vehicles", "abstract")
+Change = Callable[[pa.Table, int], pa.Table]
+"""A file's rows and its number -> its rows now."""
+
+
+def write_table(
+    folder: Path, rows: int, change: Change | None = None, group_rows: int = ROWS_PER_FILE
+) -> None:
+    """A table of `rows` prompts in files of about equal size; the same rows each time, but for `change`."""
+    folder.mkdir(parents=True)
+    bounds = np.linspace(0, rows, -(-rows // ROWS_PER_FILE) + 1).astype(np.int64)
+    for number, (first, stop) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
+        table = _rows(first, stop)
+        if change is not None:
+            table = change(table, number)
+        pq.write_table(
+            table, folder / f"part-{number:05}.parquet", row_group_size=group_rows, compression="zstd"
+        )
+
+
+def spread(table: pa.Table, _number: int) -> pa.Table:
+    """Every hundredth row of every file has another text."""
+    return _with_texts(table, np.arange(table.num_rows) % CHANGED == 0)
+
+
+def clustered(rows: int) -> Change:
+    """As many rows have another text, all of them in the first file."""
+    return lambda table, number: _with_texts(
+        table, np.arange(table.num_rows) < (rows // CHANGED if number == 0 else 0)
+    )
+
+
+def carried(table: pa.Table, _number: int) -> pa.Table:
+    """Every hundredth row has another score, which decides no picture."""
+    score = table["score"].to_numpy().copy()
+    score[::CHANGED] += 1
+    return table.set_column(table.schema.get_field_index("score"), "score", pa.array(score))
+
+
+def _with_texts(table: pa.Table, where: np.ndarray) -> pa.Table:
+    other = pc.binary_join_element_wise(table["prompt"], pa.scalar("at night"), ", ")
+    texts = pc.if_else(pa.array(where), other, table["prompt"])
+    return table.set_column(table.schema.get_field_index("prompt"), "prompt", texts)
+
+
+def _rows(first: int, stop: int) -> pa.Table:
+    rng, rows = np.random.default_rng(first), stop - first
+    numbers = pc.utf8_lpad(pa.array(np.arange(first, stop)).cast(pa.string()), 12, "0")
+    return pa.table(
+        {
+            "id": pc.binary_join_element_wise(pa.scalar("prompt"), numbers, "-"),
+            "prompt": _texts(rng, rows),
+            "category": pa.array(_CATEGORIES).take(pa.array(rng.integers(0, len(_CATEGORIES), rows))),
+            "score": pa.array(rng.random(rows)),
+        }
+    )
+
+
+def _texts(rng: np.random.Generator, rows: int) -> pa.Array:
+    """Of 11 to 20 words, 60 to 120 characters for the most part."""
+    words = pa.array(_WORDS)
+    lengths = rng.integers(11, 21, rows)
+    columns = [
+        words.take(pa.array(rng.integers(0, len(_WORDS), rows), mask=lengths <= place)) for place in range(20)
+    ]
+    return pc.binary_join_element_wise(*columns, pa.scalar(" "), null_handling="skip")

@@ -199,10 +199,10 @@ def _regenerate(arguments: Namespace, _argv: Sequence[str]) -> int:
 
     spec = _spec(arguments)
     _check_place(arguments.into, "--into")
-    if arguments.out is not None or spec.prompts.embeddings_from is not None:
+    if spec.output.uri or spec.prompts.embeddings_from is not None:
         raise SpecError(
             "a regeneration has its runs, and its embeddings, in the collection",
-            where="--out" if arguments.out is not None else "prompts.embeddings_from",
+            where="output.uri" if spec.output.uri else "prompts.embeddings_from",
             next_step="leave it out; cascade-batch import RUN --into COLLECTION makes another run's embeddings known",
         )
     return regenerate_command(arguments, spec, _runner_maker(arguments.runner, spec.log.level == "debug"))

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from cascade_batch.cli.exit_codes import DONE_WITH_FAILED_ROWS, FAILED, FINISHED, INTERRUPTED, TOO_MANY_FAILED
 from cascade_batch.cli.showing import make_observer, padding_remedy
 from cascade_batch.collection.assessing import Options
+from cascade_batch.collection.delta import Conflict
 from cascade_batch.collection.editions import Counts
 from cascade_batch.collection.importing import import_run
-from cascade_batch.collection.lease import Busy
+from cascade_batch.collection.lease import Busy, LostLease
 from cascade_batch.collection.outcomes import write_failure, write_outcome
 from cascade_batch.collection.place import create_or_open
 from cascade_batch.collection.regenerating import DONE as COMMITTED
@@ -19,6 +20,7 @@ from cascade_batch.collection.regenerating import NOTHING_TO_DO, Result, regener
 from cascade_batch.errors import CascadeError
 from cascade_batch.pipeline.runners.runner import Runner
 from cascade_batch.run import records
+from cascade_batch.run.run import open_existing
 from cascade_batch.settings import Spec
 
 _EXIT_OF_STATE = {
@@ -57,6 +59,8 @@ def regenerate_command(arguments: Namespace, spec: Spec, make_runner: Callable[[
             raise
         print(f"skipped: {busy}")
         return FINISHED
+    except (LostLease, Conflict):
+        raise  # how it ended is the other process's to tell
     except CascadeError as error:
         write_failure(arguments.into, error, arguments.edition, time.monotonic() - began)
         raise
@@ -68,6 +72,7 @@ def regenerate_command(arguments: Namespace, spec: Spec, make_runner: Callable[[
 
 
 def import_command(arguments: Namespace) -> int:
+    open_existing(arguments.run)  # what is no run leaves no collection behind
     collection = create_or_open(arguments.into)
     added = import_run(collection, arguments.run, arguments.if_busy)
     print(f"{added:,} pictures and embeddings of {arguments.run} are known to {arguments.into} now")

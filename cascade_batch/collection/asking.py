@@ -26,6 +26,7 @@ from cascade_batch.settings import (
     text_options_of,
 )
 from cascade_batch.storage import Storage
+from cascade_batch.storage.urls import key_below
 from cascade_batch.weights import Model
 from cascade_batch.weights.fingerprint import fingerprint
 from cascade_batch.weights.local import digests
@@ -71,6 +72,13 @@ def asked(spec: Spec, collection: str) -> Asked:
     """Raises PromptTableError, SpecError, WeightsError or StorageError for what cannot be opened or located."""
     spec = replace(spec, output=replace(spec.output, uri=collection))
     table = open_table(spec.prompts, reserved=RESERVED, out=collection)
+    if key_below(collection, table.root) is not None:
+        raise SpecError(
+            "the prompts lie in the collection, and are joined there by those of its own runs",
+            where=table.root,
+            expected="a prompt table outside it",
+            next_step="copy the table elsewhere",
+        )
     model = Model.locate(spec.model).for_conditions(table.conditions)
     return Asked(spec, table, model, fingerprint(model))
 

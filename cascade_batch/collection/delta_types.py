@@ -34,7 +34,7 @@ DIGITS = 38
 _SIGNED = {8: pa.int16(), 16: pa.int32(), 32: pa.int64(), 64: pa.decimal128(20, 0)}
 
 
-def held_by_delta(schema: pa.Schema) -> pa.Schema:
+def held_by_delta(schema: pa.Schema, where: str = "") -> pa.Schema:
     """What a table of this schema is in Delta, as Delta tells it back.
 
     Raises PromptTableError for a column that cannot be held, and for names that differ in case alone.
@@ -44,42 +44,44 @@ def held_by_delta(schema: pa.Schema) -> pa.Schema:
     if twice:
         raise PromptTableError(
             "two columns whose names Delta Lake does not tell apart",
+            where=where,
             got=", ".join(map(repr, twice)),
             expected="names that differ in more than upper and lower case, from ours too",
             next_step="rename the column",
         )
-    return pa.schema([pa.field(field.name, _held_column(field)) for field in schema])
+    return pa.schema([pa.field(field.name, _held_column(field, where)) for field in schema])
 
 
-def cast_for_delta(table: pa.Table, schema: pa.Schema) -> pa.Table:
+def cast_for_delta(table: pa.Table, schema: pa.Schema, where: str = "") -> pa.Table:
     """The columns of `table` that `schema` names, which `held_by_delta` made of theirs.
 
     Raises PromptTableError for values finer than a microsecond, or else too wide for their column.
     """
-    columns = [_cast(table[field.name], field) for field in schema]
+    columns = [_cast(table[field.name], field, where) for field in schema]
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+def _cast(column: pa.ChunkedArray, field: pa.Field, where: str) -> pa.ChunkedArray:
     try:
         column = decoded(column)
         if pa.types.is_duration(column.type) or column.type != field.type:
             column = column.cast(_on_the_way(column.type)).cast(field.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise _refused(field.name, f"{column.type}: {str(error).splitlines()[0]}") from None
+        raise _refused(field.name, f"{column.type}: {str(error).splitlines()[0]}", where) from None
     return column
 
 
-def _held_column(field: pa.Field) -> pa.DataType:
+def _held_column(field: pa.Field, where: str) -> pa.DataType:
     held = _held(plain(field.type))
     if held is None:
-        raise _refused(field.name, str(field.type))
+        raise _refused(field.name, str(field.type), where)
     return held
 
 
-def _refused(name: str, got: str) -> PromptTableError:
+def _refused(name: str, got: str, where: str) -> PromptTableError:
     return PromptTableError(
         f"the column {name!r} cannot be kept in a collection",
+        where=where,
         got=got,
         expected="a type of which Delta Lake loses no value",
         next_step="cast the column, or write the table without it",

@@ -66,6 +66,12 @@ def open_collection(uri: str) -> Collection:
     return found
 
 
+def is_there(uri: str) -> bool:
+    """Whether there is a table of editions at a place, whoever made it."""
+    check_store(uri)
+    return _has_table(Storage(uri))
+
+
 def is_collection(uri: str) -> bool:
     """Whether a collection is at a place, of whichever format."""
     storage = Storage(uri)

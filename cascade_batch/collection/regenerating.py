@@ -11,19 +11,19 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import pyarrow as pa
 
 from cascade_batch.collection import asking
 from cascade_batch.collection.assessing import Assessment, Options, assess
-from cascade_batch.collection.delta import held_by_delta
+from cascade_batch.collection.delta import cast_for_delta, held_by_delta
 from cascade_batch.collection.editions import REGENERATED, Counts, Edition, editions_of
 from cascade_batch.collection.known import gone_runs
 from cascade_batch.collection.lease import IfBusy, Lease, holding
 from cascade_batch.collection.one_runner import OneRunner
-from cascade_batch.collection.place import create_or_open
+from cascade_batch.collection.place import create_or_open, is_there
 from cascade_batch.collection.rendering import Rendered, Rendering
 from cascade_batch.collection.schemas import edition_schema
 from cascade_batch.collection.spool import Spool
@@ -35,6 +35,7 @@ from cascade_batch.plan.planning import make_plan
 from cascade_batch.prompts import check_carried
 from cascade_batch.run.records import Outcome
 from cascade_batch.settings import Spec, spec_to_dict
+from cascade_batch.storage import Storage
 from cascade_batch.storage.urls import split_query
 from cascade_batch.workers.committing import versions
 
@@ -74,8 +75,12 @@ def regenerate(
         LostLease, Conflict: another process has taken over; nothing was committed.
         CascadeError: bad input, weights or storage.
     """
+    is_new = not is_there(into)
+    asked = asking.asked(spec, Storage(into).uri)
+    checked = cache(lambda: _checked(asked))
+    if is_new:
+        checked()  # bad input leaves no collection behind
     collection = create_or_open(into)
-    asked = asking.asked(spec, collection.uri)
     tables = (collection.table, collection.known)
     with holding(collection.storage, "regenerate", if_busy=if_busy, tables=tables) as lease:
         editions = editions_of(collection.table)
@@ -86,16 +91,31 @@ def regenerate(
             return Result(NOTHING_TO_DO, last)
         if asked.table.default_ids:
             observer.warn(asking.NO_IDS)
-        make_plan(asked.table, asked.spec)  # every error of its values
-        check_carried(asked.table)
-        schema = held_by_delta(edition_schema(asked.table.carried))
+        schema = checked()
         with closing(OneRunner(make_runner)) as runner, Spool() as spool:
             assessment = assess(asked, collection, last, runner, options, spool)
+            _check_values(spool, schema, asked)
             rendered = Rendering(assessment, runner, observer, lease).all()
             if not rendered.is_whole:
                 assert rendered.outcome is not None
                 return Result(rendered.outcome.state, last, rendered.outcome, rendered.run)
             return _Committing(assessment, rendered, schema, lease).result()
+
+
+def _checked(asked: asking.Asked) -> pa.Schema:
+    """Schema of the table's edition, as Delta holds it. Raises PromptTableError for what no edition can hold."""
+    make_plan(asked.table, asked.spec)  # every error of its values
+    check_carried(asked.table)
+    return held_by_delta(edition_schema(asked.table.carried), asked.table.root)
+
+
+def _check_values(spool: Spool, schema: pa.Schema, asked: asking.Asked) -> None:
+    """Raises PromptTableError for values that Delta cannot hold, such as times of nanoseconds."""
+    for field in asked.table.carried:
+        if spool.rows and field.type != schema.field(field.name).type:
+            cast_for_delta(
+                spool.columns([field.name]), pa.schema([schema.field(field.name)]), asked.table.root
+            )
 
 
 def _named(editions: list[Edition], name: str) -> Edition | None:

@@ -65,7 +65,7 @@ def test_an_edition_in_which_only_carried_columns_changed(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("flag", "where"),
-    [("--out=run", "--out"), ("--set=prompts.embeddings_from=run", "prompts.embeddings_from")],
+    [("--out=run", "output.uri"), ("--set=prompts.embeddings_from=run", "prompts.embeddings_from")],
 )
 def test_a_regeneration_has_no_other_place(
     folder: Path, flag: str, where: str, capsys: pytest.CaptureFixture[str]

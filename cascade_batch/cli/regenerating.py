@@ -23,6 +23,8 @@ from cascade_batch.run import records
 from cascade_batch.run.run import open_existing
 from cascade_batch.settings import Spec
 
+FULL = 64
+"""Pictures of a run that could fill its batches."""
 _EXIT_OF_STATE = {
     NOTHING_TO_DO: FINISHED,
     COMMITTED: FINISHED,
@@ -100,7 +102,8 @@ def summary(result: Result, into: str) -> str:
     if outcome is not None:
         padded = outcome.padded
         lines.append(f"rendered in {result.run}, padded C {padded.c:.1%} BA {padded.ba:.1%}")
-        lines += padding_remedy(padded)
+        if outcome.images >= FULL:  # a few pictures are padded whatever is done
+            lines += padding_remedy(padded)
     return "\n".join([*lines, "next:", *(f"  {step}" for step in _next_steps(edition.number, counts, into))])
 
 

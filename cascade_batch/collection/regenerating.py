@@ -54,6 +54,8 @@ class Result:
     """Of the last run that was rendered."""
     run: str | None = None
     """The last run that was rendered, relative to the collection."""
+    is_new: bool = False
+    """The edition was committed now."""
 
 
 def regenerate(
@@ -164,7 +166,7 @@ class _Committing:
         edition = self._edition(changes)
         self._commit(edition, changes, merge=same_schema)
         state = DONE_WITH_FAILED_ROWS if edition.counts.failed else DONE
-        return Result(state, edition, self.rendered.outcome, self.rendered.run)
+        return Result(state, edition, self.rendered.outcome, self.rendered.run, is_new=True)
 
     def _commit(self, edition: Edition, changes: Changes, merge: bool) -> None:
         table, rows = self.assessment.collection.table, self.rows

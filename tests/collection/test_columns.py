@@ -6,11 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cascade_batch.collection import columns, in_process, known
+from cascade_batch.collection import columns
 from cascade_batch.collection.columns import is_among, places, taken
-from cascade_batch.collection.delta import DeltaTableAt
-from cascade_batch.collection.in_process import InProcess
-from cascade_batch.collection.known import Known
+from cascade_batch.collection.delta.table import DeltaTableAt
+from cascade_batch.collection.regenerating import in_process, known
+from cascade_batch.collection.regenerating.in_process import InProcess
+from cascade_batch.collection.regenerating.known import Known
 from cascade_batch.collection.schemas import KNOWN
 from cascade_batch.run.stage_keys import _as_json
 from cascade_batch.storage import Storage

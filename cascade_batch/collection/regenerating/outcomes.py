@@ -6,7 +6,7 @@ from typing import Any
 
 from cascade_batch.collection import paths
 from cascade_batch.collection.place import Collection, open_collection
-from cascade_batch.collection.regenerating import Result
+from cascade_batch.collection.regenerating.regenerate import Result
 from cascade_batch.errors import CascadeError
 from cascade_batch.run.records import encode
 
@@ -17,7 +17,7 @@ LAST = "last"
 
 
 def write_outcome(into: str, result: Result, name: str | None, seconds: float) -> None:
-    """Write down how a regeneration ended: as the last one, and under the edition's name, or the number of a new one."""
+    """Write down how a regeneration ended: as the last one, and under its name, or the number of a new edition."""
     edition = result.edition
     told = {
         "state": result.state,

@@ -16,18 +16,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from cascade_batch.collection import asking
-from cascade_batch.collection.assessing import Assessment, Options, assess
-from cascade_batch.collection.delta import cast_for_delta, held_by_delta
+from cascade_batch.collection.delta.table import cast_for_delta, held_by_delta
 from cascade_batch.collection.editions import REGENERATED, Counts, Edition, editions_of
-from cascade_batch.collection.known import gone_runs
 from cascade_batch.collection.lease import IfBusy, Lease, holding
-from cascade_batch.collection.one_runner import OneRunner
 from cascade_batch.collection.place import create_or_open, is_there
-from cascade_batch.collection.rendering import Rendered, Rendering
+from cascade_batch.collection.regenerating import asking
+from cascade_batch.collection.regenerating.assessing import Assessment, Options, assess
+from cascade_batch.collection.regenerating.known import gone_runs
+from cascade_batch.collection.regenerating.one_runner import OneRunner
+from cascade_batch.collection.regenerating.rendering import Rendered, Rendering
+from cascade_batch.collection.regenerating.spool import Spool
+from cascade_batch.collection.regenerating.writing import ROWS_AT_ONCE, Changes, NewRows, fates
 from cascade_batch.collection.schemas import edition_schema
-from cascade_batch.collection.spool import Spool
-from cascade_batch.collection.writing import ROWS_AT_ONCE, Changes, NewRows, fates
 from cascade_batch.model.numerics import NUMERICS_VERSION
 from cascade_batch.pipeline.runners.runner import Runner
 from cascade_batch.pipeline.sitting import Observer

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.types as t
 
 from cascade_batch.collection.columns import Column, differing, places, taken, true, valid
-from cascade_batch.collection.delta import DeltaTableAt, cast_for_delta
-from cascade_batch.collection.known import Known
-from cascade_batch.collection.spool import Spool
+from cascade_batch.collection.delta.table import DeltaTableAt, cast_for_delta
+from cascade_batch.collection.regenerating.known import Known
+from cascade_batch.collection.regenerating.spool import Spool
 
 
 class State(IntEnum):

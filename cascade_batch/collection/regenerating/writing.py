@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cascade_batch.collection.columns import chosen, differing, places, taken, true, valid
-from cascade_batch.collection.comparing import Before, State, carried_differs, unchanged_pictures
-from cascade_batch.collection.delta import DeltaTableAt, cast_for_delta
-from cascade_batch.collection.known import REFERENCES, Found, Known
-from cascade_batch.collection.spool import Spool
+from cascade_batch.collection.delta.table import DeltaTableAt, cast_for_delta
+from cascade_batch.collection.regenerating.comparing import Before, State, carried_differs, unchanged_pictures
+from cascade_batch.collection.regenerating.known import REFERENCES, Found, Known
+from cascade_batch.collection.regenerating.spool import Spool
 from cascade_batch.run.schemas import ASKED
 
 Failure = tuple[str | None, str | None]

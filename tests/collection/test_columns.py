@@ -1,6 +1,7 @@
 """Looking values up in columns, whichever side the hash table is made of."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -9,10 +10,11 @@ import pytest
 from cascade_batch.collection import columns
 from cascade_batch.collection.columns import is_among, places, taken
 from cascade_batch.collection.delta.table import DeltaTableAt
-from cascade_batch.collection.regenerating import in_process, known
+from cascade_batch.collection.regenerating import in_process
 from cascade_batch.collection.regenerating.in_process import InProcess
 from cascade_batch.collection.regenerating.known import Known
 from cascade_batch.collection.schemas import KNOWN
+from cascade_batch.run.paths import RUN
 from cascade_batch.run.stage_keys import _as_json
 from cascade_batch.storage import Storage
 
@@ -53,7 +55,7 @@ def test_values_are_taken_from_columns_of_any_size(many: int, monkeypatch: pytes
 
 @pytest.mark.parametrize("rows_at_once", [1, 5, 1000])
 def test_what_is_known_is_found_in_any_file(
-    rows_at_once: int, tmp_path, monkeypatch: pytest.MonkeyPatch
+    rows_at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of two pictures of one key the first, also across files; files of others are not read."""
     monkeypatch.setattr(in_process, "ROWS_AT_ONCE", rows_at_once)
@@ -67,7 +69,7 @@ def test_what_is_known_is_found_in_any_file(
             "image_uri": [f"{version} {k}" for k in some],
         }
         table.append(pa.table(rows, schema=KNOWN), after=version, metadata={}, token=str(version))
-    monkeypatch.setattr(known, "stands", lambda *_: True)
+    (tmp_path / RUN).write_bytes(b"{}")
     found = Known(table.storage, table, table.version(), InProcess()).found(
         pa.chunked_array([["d", None, "b"], ["x", "c", "d"]])
     )

@@ -28,7 +28,7 @@ from cascade_batch.pipeline.progress import Progress
 from cascade_batch.pipeline.runners.runner import Runner
 from cascade_batch.pipeline.sitting import Observer
 from cascade_batch.run.manifest import committed_shards, read_manifests
-from cascade_batch.run.paths import RUN
+from cascade_batch.run.paths import PLAN
 from cascade_batch.run.records import FINISHED, Outcome
 from cascade_batch.run.stored import FOUND, StoredEmbeddings
 from cascade_batch.settings import DtypeSpec, PromptsSpec, Spec, binding_fields
@@ -153,7 +153,7 @@ class Rendering:
         ours = self._spec(todo).output.uri if len(todo) else None
         for name in found:
             storage = self.collection.storage
-            if storage.url(name) != ours and storage.exists(f"{name}/{RUN}"):
+            if storage.url(name) != ours and storage.exists(f"{name}/{PLAN}"):  # else it has nothing yet
                 self.observer.note(f"taking over what {name} has rendered")
                 self._learn(name)
 

@@ -135,20 +135,21 @@ def holding(
     if_busy: IfBusy = "fail",
     tables: Sequence[DeltaTableAt] = (),
     wait_s: float | None = None,
-    period_s: float = PERIOD_S,
+    period_s: float | None = None,
 ) -> Iterator[Lease]:
     """The lease of the collection while the context is open.
 
     Args:
         what: the command, for others to read.
         if_busy: "wait" waits for whoever is at work, for `wait_s` seconds if that is given, else without an end.
+        period_s: between two signs of life, `PERIOD_S` by default.
         tables: fenced if the lease is taken over from a process that died or was stopped.
 
     Raises:
         Busy: another process is at work, or still was after `wait_s`.
     """
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    owner = Owner(uuid.uuid4().hex, socket.gethostname(), what, since, 0, period_s)
+    owner = Owner(uuid.uuid4().hex, socket.gethostname(), what, since, 0, period_s or PERIOD_S)
     lease = Lease(storage, owner)
     was_taken_over = _take(storage, owner, if_busy == "wait", wait_s)
     lease.begin()

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from cascade_batch.collection import paths
-from cascade_batch.collection.lease import Lease
+from cascade_batch.collection.lease import Lease, LostLease
 from cascade_batch.collection.place import Collection, open_collection
 from cascade_batch.collection.regenerating.assessing import Assessment
 from cascade_batch.collection.regenerating.in_process import InProcess
@@ -28,7 +28,7 @@ from cascade_batch.pipeline.progress import Progress
 from cascade_batch.pipeline.runners.runner import Runner
 from cascade_batch.pipeline.sitting import Observer
 from cascade_batch.run.manifest import committed_shards, read_manifests
-from cascade_batch.run.paths import RUN
+from cascade_batch.run.paths import PLAN
 from cascade_batch.run.records import FINISHED, Outcome
 from cascade_batch.run.stored import FOUND, StoredEmbeddings
 from cascade_batch.settings import DtypeSpec, PromptsSpec, Spec, binding_fields
@@ -94,12 +94,13 @@ class Rendering:
         self._begin(name)
         table = self.assessment.asked.table
         write_missing(todo, self.assessment.spool, table, self.collection.storage, f"{name}/")
-        done.outcome = sitting.render(
-            spec,
-            self.make_runner,
-            _Held(self.observer, self.lease),
-            stored=KnownEmbeddings(known, complete=False) if todo.decoded else None,
-        )
+        stored = KnownEmbeddings(known, complete=False) if todo.decoded else None
+        try:
+            done.outcome = sitting.render(
+                spec, self.make_runner, _Held(self.observer, self.lease), stored=stored
+            )
+        except _Lost as lost:
+            raise lost.error from None
         done.run = name
         if not done.is_whole:
             return
@@ -152,7 +153,7 @@ class Rendering:
         ours = self._spec(todo).output.uri if len(todo) else None
         for name in found:
             storage = self.collection.storage
-            if storage.url(name) != ours and storage.exists(f"{name}/{RUN}"):
+            if storage.url(name) != ours and storage.exists(f"{name}/{PLAN}"):  # else it has nothing yet
                 self.observer.note(f"taking over what {name} has rendered")
                 self._learn(name)
 
@@ -214,6 +215,14 @@ def known_embeddings(uri: str) -> KnownEmbeddings:
     return KnownEmbeddings(Known(collection.storage, known, known.version(), InProcess()))
 
 
+class _Lost(Exception):
+    """Passes by all that would write down how the sitting ended: the run is another driver's now."""
+
+    def __init__(self, error: LostLease) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 @dataclass(frozen=True)
 class _Held:
     """An observer that ends a sitting whose driver has lost the collection."""
@@ -228,5 +237,8 @@ class _Held:
         self.observer.warn(text)
 
     def progress(self, progress: Progress) -> None:
-        self.lease.check()
+        try:
+            self.lease.check()
+        except LostLease as error:
+            raise _Lost(error) from None
         self.observer.progress(progress)

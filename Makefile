@@ -75,7 +75,7 @@ parity: $(VENV)/dev  ## how far our numbers are from diffusers'
 soak: $(VENV)/dev  ## kill 20 Ray drivers at random and compare what is left
 	$(BIN)/python -m tests.run.soak
 
-bench: $(VENV)/dev  ## networks and whole tables beside diffusers; growth; planning; the driver, the pools, large runs
+bench: $(VENV)/dev  ## networks and whole tables beside diffusers; growth; planning; the driver, the pools, large runs, collections
 	$(BIN)/python -m jobs.bench
 	$(BIN)/python -m jobs.bench.end_to_end
 	$(BIN)/python -m jobs.bench.growth
@@ -86,6 +86,7 @@ bench: $(VENV)/dev  ## networks and whole tables beside diffusers; growth; plann
 	$(BIN)/python -m jobs.bench.pools --model mini --store s3
 	$(BIN)/python -m jobs.bench.scale shards
 	$(BIN)/python -m jobs.bench.scale listing
+	$(BIN)/python -m jobs.bench.collections
 
 clean:  ## remove the virtual environment and the demos
 	rm -rf $(VENV) demo demo-collection

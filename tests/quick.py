@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 FILES = (
+    "collection/test_columns.py",
     "collection/test_delta.py",
-    "collection/test_place.py",
     "model/test_weighting.py",
     "prompts/test_*.py",
     "run/test_stage_keys.py",

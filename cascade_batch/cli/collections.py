@@ -13,15 +13,15 @@ from cascade_batch.cli.editions import print_edition, print_history
 from cascade_batch.cli.exit_codes import DIFFERENT, FINISHED
 from cascade_batch.cli.lines import TimedLines
 from cascade_batch.cli.showing import make_observer
-from cascade_batch.collection.diffing import diff
+from cascade_batch.collection.care.diffing import diff
+from cascade_batch.collection.care.garbage import Collected, collect, fates, survey
+from cascade_batch.collection.care.marks import SWEPT
+from cascade_batch.collection.care.repairing import Repair, repair
+from cascade_batch.collection.care.restoring import edition_of, history_of, restore
+from cascade_batch.collection.care.verifying import EditionCheck, Verifier
 from cascade_batch.collection.editions import Edition
-from cascade_batch.collection.garbage import Collected, collect, fates, survey
 from cascade_batch.collection.lease import holding
-from cascade_batch.collection.marks import SWEPT
 from cascade_batch.collection.place import Collection, open_collection
-from cascade_batch.collection.repairing import Repair, repair
-from cascade_batch.collection.restoring import edition_of, history_of, restore
-from cascade_batch.collection.verifying import EditionCheck, Verifier
 from cascade_batch.errors import IntegrityError, SpecError
 from cascade_batch.pipeline.runners.runner import Runner
 from cascade_batch.run.verify.differences import Difference

@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow.compute as pc
 
 from cascade_batch.cli.editions import SHORT, when
-from cascade_batch.collection.delta import DeltaTableAt
-from cascade_batch.collection.diffing import ADDED, CARRIED, CHANGED, KINDS, VALUES, WITHDRAWN, Diff
+from cascade_batch.collection.care.diffing import ADDED, CARRIED, CHANGED, KINDS, VALUES, WITHDRAWN, Diff
+from cascade_batch.collection.delta.table import DeltaTableAt
 
 SHOWN = 10
 LONGEST = 60

@@ -3,7 +3,7 @@
 from functools import partial
 
 from cascade_batch.collection.place import is_collection
-from cascade_batch.collection.rendering import known_embeddings
+from cascade_batch.collection.regenerating.rendering import known_embeddings
 from cascade_batch.errors import SpecError
 from cascade_batch.run import paths
 from cascade_batch.run.stored import LateEmbeddings, StoredEmbeddings, stored_in

@@ -4,11 +4,11 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 
 from cascade_batch.cli.planning import Speed, check_speed, plan_lines, print_plan
-from cascade_batch.collection.asking import NO_IDS
-from cascade_batch.collection.assessing import Options
-from cascade_batch.collection.comparing import State
-from cascade_batch.collection.forecasting import Forecast, forecast
 from cascade_batch.collection.place import is_free
+from cascade_batch.collection.regenerating.asking import NO_IDS
+from cascade_batch.collection.regenerating.assessing import Options
+from cascade_batch.collection.regenerating.comparing import State
+from cascade_batch.collection.regenerating.forecasting import Forecast, forecast
 from cascade_batch.model.stages import STAGES, PerPool
 from cascade_batch.pipeline.rates import Configs, Rates, image_flops, measured_in
 from cascade_batch.pipeline.runners.runner import Runner

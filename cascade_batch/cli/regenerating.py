@@ -7,22 +7,24 @@ from collections.abc import Callable
 
 from cascade_batch.cli.exit_codes import DONE_WITH_FAILED_ROWS, FAILED, FINISHED, INTERRUPTED, TOO_MANY_FAILED
 from cascade_batch.cli.showing import make_observer, padding_remedy
-from cascade_batch.collection.assessing import Options
-from cascade_batch.collection.delta import Conflict
+from cascade_batch.collection.delta.table import Conflict
 from cascade_batch.collection.editions import Counts
-from cascade_batch.collection.importing import import_run
 from cascade_batch.collection.lease import Busy, LostLease
-from cascade_batch.collection.outcomes import write_failure, write_outcome
 from cascade_batch.collection.place import create_or_open
-from cascade_batch.collection.regenerating import DONE as COMMITTED
-from cascade_batch.collection.regenerating import DONE_WITH_FAILED_ROWS as WITH_FAILED_ROWS
-from cascade_batch.collection.regenerating import NOTHING_TO_DO, Result, regenerate
+from cascade_batch.collection.regenerating.assessing import Options
+from cascade_batch.collection.regenerating.importing import import_run
+from cascade_batch.collection.regenerating.outcomes import write_failure, write_outcome
+from cascade_batch.collection.regenerating.regenerate import DONE as COMMITTED
+from cascade_batch.collection.regenerating.regenerate import DONE_WITH_FAILED_ROWS as WITH_FAILED_ROWS
+from cascade_batch.collection.regenerating.regenerate import NOTHING_TO_DO, Result, regenerate
 from cascade_batch.errors import CascadeError
 from cascade_batch.pipeline.runners.runner import Runner
 from cascade_batch.run import records
 from cascade_batch.run.run import open_existing
 from cascade_batch.settings import Spec
 
+FULL = 64
+"""Pictures of a run that could fill its batches."""
 _EXIT_OF_STATE = {
     NOTHING_TO_DO: FINISHED,
     COMMITTED: FINISHED,
@@ -100,7 +102,8 @@ def summary(result: Result, into: str) -> str:
     if outcome is not None:
         padded = outcome.padded
         lines.append(f"rendered in {result.run}, padded C {padded.c:.1%} BA {padded.ba:.1%}")
-        lines += padding_remedy(padded)
+        if outcome.images >= FULL:  # a few pictures are padded whatever is done
+            lines += padding_remedy(padded)
     return "\n".join([*lines, "next:", *(f"  {step}" for step in _next_steps(edition.number, counts, into))])
 
 

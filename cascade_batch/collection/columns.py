@@ -11,6 +11,9 @@ AT_ONCE = 2**14
 """Values of nested types that are compared as texts at once."""
 FEW = 4
 """Values that are looked up among so many times as many are few."""
+MANY = 2**23
+"""Values that Arrow is given at once: an array of texts holds two gigabytes."""
+_WIDE = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
 Column: TypeAlias = pa.ChunkedArray | pa.Array
 
 
@@ -39,10 +42,7 @@ def places(values: Column, among: Column) -> np.ndarray:
 
 def is_among(values: Column, among: Column) -> np.ndarray:
     """Whether another column has each value, (n,) bool; never for null."""
-    if _is_few(values, among):
-        return places(values, among) >= 0
-    options = pc.SetLookupOptions(value_set=_joined(among), skip_nulls=True)
-    return true(pc.call_function("is_in", [values], options))
+    return places(values, among) >= 0
 
 
 def _is_few(values: Column, among: Column) -> bool:
@@ -51,9 +51,14 @@ def _is_few(values: Column, among: Column) -> bool:
 
 
 def _found(values: Column, among: Column) -> np.ndarray:
-    options = pc.SetLookupOptions(value_set=_joined(among), skip_nulls=True)
-    found = pc.call_function("index_in", [values], options)
-    return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    at = np.full(len(values), -1, np.int64)
+    for start in range(0, len(among), MANY):
+        options = pc.SetLookupOptions(value_set=_joined(among.slice(start, MANY)), skip_nulls=True)
+        found = pc.call_function("index_in", [values], options).fill_null(-1)
+        here = found.to_numpy(zero_copy_only=False).astype(np.int64)
+        new = (at < 0) & (here >= 0)
+        at[new] = start + here[new]
+    return at
 
 
 def is_first(values: Column) -> np.ndarray:
@@ -68,6 +73,11 @@ def taken(column: Column, at: np.ndarray) -> Column:
     """The values at these places, null for -1."""
     if len(at) == len(column) and (at == np.arange(len(at))).all():
         return column
+    wide = _WIDE.get(column.type) if len(column) > MANY else None
+    if wide is not None:
+        column, kind = _joined(column.cast(wide)), column.type
+        pieces = (at[start : start + MANY] for start in range(0, len(at), MANY))
+        return pa.chunked_array([column.take(pa.array(p, mask=p < 0)).cast(kind) for p in pieces], kind)
     return column.take(pa.array(at, mask=at < 0))
 
 

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
-from cascade_batch.collection.delta import DeltaTableAt
+from cascade_batch.collection.delta.table import DeltaTableAt
 from cascade_batch.collection.paths import LEASE
 from cascade_batch.errors import CascadeError, IntegrityError, StorageError
 from cascade_batch.run.records import encode

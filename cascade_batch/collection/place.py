@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from cascade_batch.collection import paths
-from cascade_batch.collection.delta import DeltaTableAt
-from cascade_batch.collection.delta_stores import check_store, holds_delta
+from cascade_batch.collection.delta.stores import check_store, holds_delta
+from cascade_batch.collection.delta.table import DeltaTableAt
 from cascade_batch.collection.lease import RELEASED
 from cascade_batch.collection.schemas import EDITION, FORMAT, KNOWN
 from cascade_batch.errors import SpecError

@@ -24,11 +24,12 @@ from typing import Any
 import psutil
 
 from cascade_batch.cli.showing import PlainObserver
-from cascade_batch.collection import asking, assessing, forecasting, regenerating, rendering
-from cascade_batch.collection.assessing import Options
-from cascade_batch.collection.comparing import State
-from cascade_batch.collection.delta import DeltaTableAt
+from cascade_batch.collection.delta.table import DeltaTableAt
 from cascade_batch.collection.place import open_collection
+from cascade_batch.collection.regenerating import asking, assessing, forecasting, rendering
+from cascade_batch.collection.regenerating import regenerate as regenerating
+from cascade_batch.collection.regenerating.assessing import Options
+from cascade_batch.collection.regenerating.comparing import State
 from cascade_batch.pipeline.runners.runner import Runner
 from cascade_batch.settings import Spec, load_spec
 from cascade_batch.storage import Storage

@@ -7,15 +7,15 @@ import numpy as np
 import pyarrow as pa
 
 from cascade_batch.cli.showing import PlainObserver
-from cascade_batch.collection import asking
-from cascade_batch.collection.assessing import Options
-from cascade_batch.collection.in_process import InProcess
-from cascade_batch.collection.keying import key_table, row_ranges
-from cascade_batch.collection.learning import ROWS_PER_COMMIT
 from cascade_batch.collection.place import Collection, create_or_open
-from cascade_batch.collection.regenerating import Result, regenerate
+from cascade_batch.collection.regenerating import asking
+from cascade_batch.collection.regenerating.assessing import Options
+from cascade_batch.collection.regenerating.in_process import InProcess
+from cascade_batch.collection.regenerating.keying import key_table, row_ranges
+from cascade_batch.collection.regenerating.learning import ROWS_PER_COMMIT
+from cascade_batch.collection.regenerating.regenerate import Result, regenerate
+from cascade_batch.collection.regenerating.spool import Spool
 from cascade_batch.collection.schemas import KNOWN
-from cascade_batch.collection.spool import Spool
 from cascade_batch.model.stages import PerPool
 from cascade_batch.run import paths
 from cascade_batch.settings import Spec

@@ -1,7 +1,9 @@
 """A prompt table as a nightly job meets it, as it was yesterday and with one percent of it changed."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,74 +13,12 @@ import pyarrow.parquet as pq
 ROWS_PER_FILE = 65_536
 CHANGED = 100
 """One row in so many."""
-_WORDS = (
-    *(
-        "a",
-        "an",
-        "the",
-        "of",
-        "in",
-        "on",
-        "under",
-        "beside",
-        "behind",
-        "before",
-        "old",
-        "small",
-        "large",
-        "red",
-    ),
-    *("blue", "green", "golden", "silver", "wooden", "quiet", "busy", "city", "harbour", "street", "forest"),
-    *(
-        "mountain",
-        "river",
-        "garden",
-        "market",
-        "kitchen",
-        "library",
-        "station",
-        "bridge",
-        "window",
-        "lantern",
-    ),
-    *(
-        "bicycle",
-        "fisherman",
-        "painter",
-        "child",
-        "woman",
-        "sailor",
-        "horse",
-        "owl",
-        "fox",
-        "cat",
-        "ship",
-        "train",
-    ),
-    *(
-        "kite",
-        "umbrella",
-        "teapot",
-        "clock",
-        "chair",
-        "morning",
-        "evening",
-        "winter",
-        "autumn",
-        "rain",
-        "snow",
-    ),
-    *(
-        "fog",
-        "sunlight",
-        "moonlight",
-        "watercolour",
-        "photograph",
-        "engraving",
-        "poster",
-        "sketch",
-        "portrait",
-    ),
+_WORDS = re.findall(
+    r"\w+",
+    "a an the of in on under beside behind before old small large red blue green golden silver wooden quiet busy city "
+    "harbour street forest mountain river garden market kitchen library station bridge window lantern bicycle child "
+    "fisherman painter woman sailor horse owl fox cat ship train kite umbrella teapot clock chair morning evening "
+    "winter autumn rain snow fog sunlight moonlight watercolour photograph engraving poster sketch portrait",
 )
 _CATEGORIES = ("animals", "people", "places", "objects", "vehicles", "abstract")
 Change = Callable[[pa.Table, int], pa.Table]
@@ -120,17 +60,17 @@ def carried(table: pa.Table, _number: int) -> pa.Table:
 
 
 def _with_texts(table: pa.Table, where: np.ndarray) -> pa.Table:
-    other = pc.binary_join_element_wise(table["prompt"], pa.scalar("at night"), ", ")
-    texts = pc.if_else(pa.array(where), other, table["prompt"])
+    other = _joined(table["prompt"], pa.scalar("at night"), pa.scalar(", "))
+    texts = pc.call_function("if_else", [pa.array(where), other, table["prompt"]])
     return table.set_column(table.schema.get_field_index("prompt"), "prompt", texts)
 
 
 def _rows(first: int, stop: int) -> pa.Table:
     rng, rows = np.random.default_rng(first), stop - first
-    numbers = pc.utf8_lpad(pa.array(np.arange(first, stop)).cast(pa.string()), 12, "0")
+    numbers = pa.array([f"{number:012}" for number in range(first, stop)])
     return pa.table(
         {
-            "id": pc.binary_join_element_wise(pa.scalar("prompt"), numbers, "-"),
+            "id": _joined(pa.scalar("prompt"), numbers, pa.scalar("-")),
             "prompt": _texts(rng, rows),
             "category": pa.array(_CATEGORIES).take(pa.array(rng.integers(0, len(_CATEGORIES), rows))),
             "score": pa.array(rng.random(rows)),
@@ -139,10 +79,15 @@ def _rows(first: int, stop: int) -> pa.Table:
 
 
 def _texts(rng: np.random.Generator, rows: int) -> pa.Array:
-    """Of 11 to 20 words, 60 to 120 characters for the most part."""
+    """Of 11 to 20 words, 70 to 130 characters for the most part."""
     words = pa.array(_WORDS)
     lengths = rng.integers(11, 21, rows)
     columns = [
         words.take(pa.array(rng.integers(0, len(_WORDS), rows), mask=lengths <= place)) for place in range(20)
     ]
-    return pc.binary_join_element_wise(*columns, pa.scalar(" "), null_handling="skip")
+    return _joined(*columns, pa.scalar(" "))
+
+
+def _joined(*columns_and_separator: Any) -> Any:
+    options = pc.JoinOptions(null_handling="skip")
+    return pc.call_function("binary_join_element_wise", list(columns_and_separator), options)

@@ -4,7 +4,7 @@ import functools
 import os
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -23,7 +23,7 @@ class Phases:
     """Seconds by phase, each moment in one; what no function has for its own is the rest."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self._clock = clock
         self._now, self._since = REST, clock()
 

@@ -20,8 +20,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from cascade_batch.collection.care.restoring import edition_of, history_of
 from cascade_batch.collection.place import Collection, is_collection, open_collection
-from cascade_batch.collection.restoring import edition_of, history_of
 from cascade_batch.errors import CascadeError
 from cascade_batch.run.manifest import read_table
 from cascade_batch.storage import Storage

@@ -2,13 +2,16 @@
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from cascade_batch.collection.place import Collection
 from tests.collection.making import FIRST, FOURTH, SECOND, THIRD, copied, make
 from tests.collection.regenerations import regenerate, write_table
-from tests.run.remembered import Asked, remember
+
+if TYPE_CHECKING:
+    from tests.run.remembered import Asked
 
 TABLE = {
     "id": [f"prompt {i}" for i in range(6)],
@@ -36,14 +39,18 @@ def stored(made: str, store: str) -> Collection:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+def asked(monkeypatch: pytest.MonkeyPatch) -> "Asked":
     """What the networks are asked for by this test."""
+    from tests.run.remembered import remember  # torch: not for quick tests
+
     return remember(monkeypatch)
 
 
 @pytest.fixture(scope="session")
 def first_night(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a collection whose only edition is of `TABLE`."""
+    from tests.run.remembered import remember  # torch, too
+
     folder = tmp_path_factory.mktemp("night")
     with pytest.MonkeyPatch.context() as patch:
         remember(patch)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cascade_batch.collection import garbage, paths
+from cascade_batch.collection import paths
+from cascade_batch.collection.care import garbage
 from cascade_batch.collection.place import Collection
 from cascade_batch.storage import Storage
 

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from cascade_batch.collection.columns import is_among
 from cascade_batch.collection.editions import REGENERATED, Counts, Edition, editions_of
-from cascade_batch.collection.learning import learn, source_of
 from cascade_batch.collection.place import Collection, create_or_open, open_collection
+from cascade_batch.collection.regenerating.learning import learn, source_of
 from cascade_batch.collection.schemas import KNOWN, edition_schema
 from cascade_batch.run.ids import image_id
 from cascade_batch.run.run import open_existing

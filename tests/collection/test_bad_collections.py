@@ -11,7 +11,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from cascade_batch.cli import main
 from cascade_batch.collection import place
-from cascade_batch.collection.delta import DeltaTableAt
+from cascade_batch.collection.delta.table import DeltaTableAt
 from cascade_batch.run import paths
 from cascade_batch.storage import Storage, remote
 from cascade_batch.storage.remote import RemoteObjects

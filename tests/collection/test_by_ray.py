@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cascade_batch.cli import main
-from cascade_batch.collection import assessing
 from cascade_batch.collection.place import open_collection
+from cascade_batch.collection.regenerating import assessing
 from tests.run.runs import QUICK, write_prompts
 
 MOVED = ["run", "image_uri", "embedding_uri", "embedding_row"]

@@ -1,17 +1,20 @@
 """Looking values up in columns, whichever side the hash table is made of."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from cascade_batch.collection import in_process, known
+from cascade_batch.collection import columns
 from cascade_batch.collection.columns import is_among, places, taken
-from cascade_batch.collection.delta import DeltaTableAt
-from cascade_batch.collection.in_process import InProcess
-from cascade_batch.collection.known import Known
+from cascade_batch.collection.delta.table import DeltaTableAt
+from cascade_batch.collection.regenerating import in_process
+from cascade_batch.collection.regenerating.in_process import InProcess
+from cascade_batch.collection.regenerating.known import Known
 from cascade_batch.collection.schemas import KNOWN
+from cascade_batch.run.paths import RUN
 from cascade_batch.run.stage_keys import _as_json
 from cascade_batch.storage import Storage
 
@@ -22,8 +25,12 @@ def texts(rng: np.random.Generator, count: int, of: int) -> pa.ChunkedArray:
     return pa.chunked_array([values[: count // 3], values[count // 3 :]], pa.string())
 
 
+@pytest.mark.parametrize("many", [7, 10**6])
 @pytest.mark.parametrize(("asked", "among"), [(0, 50), (3, 0), (5, 200), (200, 5), (60, 60), (1, 400)])
-def test_places_are_the_first_of_equal_ones(asked: int, among: int) -> None:
+def test_places_are_the_first_of_equal_ones(
+    asked: int, among: int, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "MANY", many)
     rng = np.random.default_rng(asked)
     values, column = texts(rng, asked, 40), texts(rng, among, 60)
     there = column.to_pylist()
@@ -35,12 +42,20 @@ def test_places_are_the_first_of_equal_ones(asked: int, among: int) -> None:
 def test_taking_everything_in_order_copies_nothing() -> None:
     column = pa.chunked_array([["a", None], ["b"]])
     assert taken(column, np.arange(3)) is column
-    assert taken(column, np.array([2, -1])).to_pylist() == ["b", None]
+
+
+@pytest.mark.parametrize("many", [2, 10**6])
+def test_values_are_taken_from_columns_of_any_size(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "MANY", many)
+    for values in (["a", None, "b"], [1, None, 2]):
+        found = taken(pa.chunked_array([values[:2], values[2:]]), np.array([2, -1, 0, 1, 2]))
+        assert found.to_pylist() == [values[2], None, values[0], None, values[2]]
+        assert found.type == pa.array(values).type
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 5, 1000])
 def test_what_is_known_is_found_in_any_file(
-    rows_at_once: int, tmp_path, monkeypatch: pytest.MonkeyPatch
+    rows_at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of two pictures of one key the first, also across files; files of others are not read."""
     monkeypatch.setattr(in_process, "ROWS_AT_ONCE", rows_at_once)
@@ -54,7 +69,7 @@ def test_what_is_known_is_found_in_any_file(
             "image_uri": [f"{version} {k}" for k in some],
         }
         table.append(pa.table(rows, schema=KNOWN), after=version, metadata={}, token=str(version))
-    monkeypatch.setattr(known, "stands", lambda *_: True)
+    (tmp_path / RUN).write_bytes(b"{}")
     found = Known(table.storage, table, table.version(), InProcess()).found(
         pa.chunked_array([["d", None, "b"], ["x", "c", "d"]])
     )

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable
 
-from cascade_batch.collection import data_files
-from cascade_batch.collection.delta import Conflict, DeltaTableAt, cast_for_delta, held_by_delta
+from cascade_batch.collection.delta import data_files
+from cascade_batch.collection.delta.table import Conflict, DeltaTableAt, cast_for_delta, held_by_delta
 from cascade_batch.errors import CascadeError, IntegrityError, PromptTableError, SpecError, StorageError
 from cascade_batch.storage import Storage
 from tests.patience import PATIENCE_S

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pytest
 
 from cascade_batch.cli import main
-from cascade_batch.collection.diffing import ADDED, CARRIED, CHANGED, KINDS, WITHDRAWN, Diff, diff
+from cascade_batch.collection.care.diffing import ADDED, CARRIED, CHANGED, KINDS, WITHDRAWN, Diff, diff
 from cascade_batch.collection.editions import editions_of
 from cascade_batch.collection.place import Collection
 from tests.collection.making import rewritten

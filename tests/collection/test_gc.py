@@ -7,13 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from cascade_batch.cli import main
-from cascade_batch.collection import garbage, marks, paths
+from cascade_batch.collection import paths
+from cascade_batch.collection.care import garbage, marks
+from cascade_batch.collection.care.garbage import Collected, collect, fates, survey
+from cascade_batch.collection.care.living import Objects, needed_by
+from cascade_batch.collection.care.restoring import restore
 from cascade_batch.collection.editions import Edition, editions_of
-from cascade_batch.collection.garbage import Collected, collect, fates, survey
 from cascade_batch.collection.lease import holding
-from cascade_batch.collection.living import Objects, needed_by
 from cascade_batch.collection.place import Collection, open_collection
-from cascade_batch.collection.restoring import restore
 from cascade_batch.errors import IntegrityError, SpecError
 from cascade_batch.run import paths as run_paths
 from cascade_batch.storage import Storage

@@ -61,3 +61,15 @@ def test_an_edition_in_which_only_carried_columns_changed(folder: Path) -> None:
     said = run(folder, "regenerate", "carried.parquet")
     assert "3 reused, 0 decoded, 0 rendered" in said
     assert "1 with other columns alone" in said
+
+
+@pytest.mark.parametrize(
+    ("flag", "where"),
+    [("--out=run", "output.uri"), ("--set=prompts.embeddings_from=run", "prompts.embeddings_from")],
+)
+def test_a_regeneration_has_no_other_place(
+    folder: Path, flag: str, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["regenerate", str(folder / "prompts-3.parquet"), "--into", str(folder / "collection"), flag]
+    assert main([*words, *QUICK]) == 2
+    assert f"in the collection\n  where: {where}" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from cascade_batch.collection import place
-from cascade_batch.collection.delta import DeltaTableAt
+from cascade_batch.collection.delta.table import DeltaTableAt
 from cascade_batch.collection.place import FORMAT_KEY, create_or_open, is_collection, open_collection
 from cascade_batch.collection.schemas import EDITION, FORMAT, KNOWN
 from cascade_batch.errors import CascadeError, SpecError, StorageError

@@ -6,12 +6,12 @@ import pyarrow as pa
 import pytest
 
 from cascade_batch.cli import main
-from cascade_batch.collection import marks
+from cascade_batch.collection.care import marks
+from cascade_batch.collection.care.garbage import collect, fates
+from cascade_batch.collection.care.restoring import restore
 from cascade_batch.collection.editions import RESTORED, Edition, editions_of
-from cascade_batch.collection.garbage import collect, fates
 from cascade_batch.collection.lease import holding
 from cascade_batch.collection.place import Collection
-from cascade_batch.collection.restoring import restore
 from cascade_batch.errors import SpecError
 from tests.collection.dying import deaths
 from tests.collection.making import FIRST, add, copied, pictures

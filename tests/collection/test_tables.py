@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cascade_batch.collection.in_process import InProcess
+from cascade_batch.collection.regenerating.in_process import InProcess
 from cascade_batch.errors import PromptTableError
 from cascade_batch.pipeline.runners.ray_environment import prepare_own_cluster
 from cascade_batch.pipeline.runners.runner import Tables

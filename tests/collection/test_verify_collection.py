@@ -9,12 +9,12 @@ import pyarrow.compute as pc
 import pytest
 
 from cascade_batch.cli import main
+from cascade_batch.collection.care.marks import mark_sets
+from cascade_batch.collection.care.repairing import Repair, repair
+from cascade_batch.collection.care.verifying import EditionCheck, Verifier
 from cascade_batch.collection.editions import REPAIRED, editions_of
 from cascade_batch.collection.lease import holding
-from cascade_batch.collection.marks import mark_sets
 from cascade_batch.collection.place import Collection, open_collection
-from cascade_batch.collection.repairing import Repair, repair
-from cascade_batch.collection.verifying import EditionCheck, Verifier
 from cascade_batch.pipeline.runners.local import LocalRunner
 from cascade_batch.run import images
 from cascade_batch.run import paths as run_paths

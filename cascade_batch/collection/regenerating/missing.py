@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cascade_batch.collection.columns import is_among, is_first
-from cascade_batch.collection.comparing import State
-from cascade_batch.collection.spool import Spool
+from cascade_batch.collection.regenerating.comparing import State
+from cascade_batch.collection.regenerating.spool import Spool
 from cascade_batch.model.conditions import CONDITIONS, PICTURES
 from cascade_batch.model.sampling import guides
 from cascade_batch.prompts import PromptTable, read_rows

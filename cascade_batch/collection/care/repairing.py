@@ -15,18 +15,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cascade_batch import weights
+from cascade_batch.collection.care.living import run_storage
+from cascade_batch.collection.care.verifying import EditionCheck
 from cascade_batch.collection.columns import differing
 from cascade_batch.collection.editions import REPAIRED, Edition
-from cascade_batch.collection.in_process import InProcess
-from cascade_batch.collection.known import Known
-from cascade_batch.collection.learning import source_of
 from cascade_batch.collection.lease import Lease
-from cascade_batch.collection.living import run_storage
 from cascade_batch.collection.paths import RUNS
 from cascade_batch.collection.place import Collection
-from cascade_batch.collection.rendering import KnownEmbeddings
+from cascade_batch.collection.regenerating.in_process import InProcess
+from cascade_batch.collection.regenerating.known import Known
+from cascade_batch.collection.regenerating.learning import source_of
+from cascade_batch.collection.regenerating.rendering import KnownEmbeddings
 from cascade_batch.collection.schemas import KNOWN
-from cascade_batch.collection.verifying import EditionCheck
 from cascade_batch.errors import WeightsError
 from cascade_batch.pipeline import sitting
 from cascade_batch.pipeline.pinning import fixed_weights

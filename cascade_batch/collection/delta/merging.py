@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cascade_batch.collection.data_files import DataFile, DataFileWriter, read_batches
+from cascade_batch.collection.delta.data_files import DataFile, DataFileWriter, read_batches
 from cascade_batch.storage import Storage
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cascade_batch.collection import asking
-from cascade_batch.collection.assessing import Assessment, Options, assess, groups_of
-from cascade_batch.collection.comparing import State
 from cascade_batch.collection.editions import editions_of
-from cascade_batch.collection.missing import FOLDER, Missing, write_missing
-from cascade_batch.collection.one_runner import OneRunner
 from cascade_batch.collection.place import open_collection
-from cascade_batch.collection.spool import Spool
+from cascade_batch.collection.regenerating import asking
+from cascade_batch.collection.regenerating.assessing import Assessment, Options, assess, groups_of
+from cascade_batch.collection.regenerating.comparing import State
+from cascade_batch.collection.regenerating.missing import FOLDER, Missing, write_missing
+from cascade_batch.collection.regenerating.one_runner import OneRunner
+from cascade_batch.collection.regenerating.spool import Spool
 from cascade_batch.pipeline.runners.runner import Runner
 from cascade_batch.plan.planning import ImageGroup, Plan, make_plan, plan_table
 from cascade_batch.prompts import check_carried

@@ -6,7 +6,7 @@ from typing import Any
 
 from cascade_batch.collection import paths
 from cascade_batch.collection.place import Collection, open_collection
-from cascade_batch.collection.regenerating import Result
+from cascade_batch.collection.regenerating.regenerate import Result
 from cascade_batch.errors import CascadeError
 from cascade_batch.run.records import encode
 
@@ -17,7 +17,7 @@ LAST = "last"
 
 
 def write_outcome(into: str, result: Result, name: str | None, seconds: float) -> None:
-    """Write down how a regeneration ended: under the edition's name, or its number, and as the last one."""
+    """Write down how a regeneration ended: as the last one, and under its name, or the number of a new edition."""
     edition = result.edition
     told = {
         "state": result.state,
@@ -26,7 +26,7 @@ def write_outcome(into: str, result: Result, name: str | None, seconds: float) -
         "run": result.run,
         "errors": list(result.outcome.errors) if result.outcome else [],
     }
-    number = f"{edition.number:06d}" if edition else None
+    number = f"{edition.number:06d}" if edition and result.is_new else None
     _write(open_collection(into), told, name, name or number, seconds)
 
 

@@ -17,12 +17,12 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from cascade_batch.collection import marks
+from cascade_batch.collection.care import marks
+from cascade_batch.collection.care.living import Census, Objects, needed_by, union
+from cascade_batch.collection.care.marks import SAVED, SWEPT, MarkSet
 from cascade_batch.collection.columns import is_among
 from cascade_batch.collection.editions import Edition, editions_of
 from cascade_batch.collection.lease import Lease
-from cascade_batch.collection.living import Census, Objects, needed_by, union
-from cascade_batch.collection.marks import SAVED, SWEPT, MarkSet
 from cascade_batch.collection.paths import GC, KNOWN, TABLE
 from cascade_batch.collection.place import Collection
 from cascade_batch.errors import CascadeError, SpecError

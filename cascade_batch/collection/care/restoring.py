@@ -7,14 +7,15 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cascade_batch.collection import garbage, paths
+from cascade_batch.collection import paths
+from cascade_batch.collection.care import garbage
+from cascade_batch.collection.care.diffing import ADDED, CARRIED, CHANGED, WITHDRAWN, diff
+from cascade_batch.collection.care.living import Objects, needed_by, union
 from cascade_batch.collection.columns import is_among
-from cascade_batch.collection.diffing import ADDED, CARRIED, CHANGED, WITHDRAWN, diff
 from cascade_batch.collection.editions import RESTORED, Counts, Edition, editions_of
-from cascade_batch.collection.learning import known_rows, source_of
 from cascade_batch.collection.lease import Lease
-from cascade_batch.collection.living import Objects, needed_by, union
 from cascade_batch.collection.place import Collection
+from cascade_batch.collection.regenerating.learning import known_rows, source_of
 from cascade_batch.collection.schemas import KNOWN
 from cascade_batch.errors import CascadeError, IntegrityError, SpecError
 

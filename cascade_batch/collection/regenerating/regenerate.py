@@ -16,18 +16,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from cascade_batch.collection import asking
-from cascade_batch.collection.assessing import Assessment, Options, assess
-from cascade_batch.collection.delta import cast_for_delta, held_by_delta
+from cascade_batch.collection.delta.table import cast_for_delta, held_by_delta
 from cascade_batch.collection.editions import REGENERATED, Counts, Edition, editions_of
-from cascade_batch.collection.known import gone_runs
 from cascade_batch.collection.lease import IfBusy, Lease, holding
-from cascade_batch.collection.one_runner import OneRunner
 from cascade_batch.collection.place import create_or_open, is_there
-from cascade_batch.collection.rendering import Rendered, Rendering
+from cascade_batch.collection.regenerating import asking
+from cascade_batch.collection.regenerating.assessing import Assessment, Options, assess
+from cascade_batch.collection.regenerating.known import gone_runs
+from cascade_batch.collection.regenerating.one_runner import OneRunner
+from cascade_batch.collection.regenerating.rendering import Rendered, Rendering
+from cascade_batch.collection.regenerating.spool import Spool
+from cascade_batch.collection.regenerating.writing import ROWS_AT_ONCE, Changes, NewRows, fates
 from cascade_batch.collection.schemas import edition_schema
-from cascade_batch.collection.spool import Spool
-from cascade_batch.collection.writing import ROWS_AT_ONCE, Changes, NewRows, fates
 from cascade_batch.model.numerics import NUMERICS_VERSION
 from cascade_batch.pipeline.runners.runner import Runner
 from cascade_batch.pipeline.sitting import Observer
@@ -54,6 +54,8 @@ class Result:
     """Of the last run that was rendered."""
     run: str | None = None
     """The last run that was rendered, relative to the collection."""
+    is_new: bool = False
+    """The edition was committed now."""
 
 
 def regenerate(
@@ -164,7 +166,7 @@ class _Committing:
         edition = self._edition(changes)
         self._commit(edition, changes, merge=same_schema)
         state = DONE_WITH_FAILED_ROWS if edition.counts.failed else DONE
-        return Result(state, edition, self.rendered.outcome, self.rendered.run)
+        return Result(state, edition, self.rendered.outcome, self.rendered.run, is_new=True)
 
     def _commit(self, edition: Edition, changes: Changes, merge: bool) -> None:
         table, rows = self.assessment.collection.table, self.rows

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cascade_batch.collection.columns import Column, chosen
-from cascade_batch.collection.in_process import InProcess
 from cascade_batch.collection.place import Collection
+from cascade_batch.collection.regenerating.in_process import InProcess
 from cascade_batch.collection.schemas import KNOWN
 from cascade_batch.model.stages import STAGES
 from cascade_batch.run import parquet, paths

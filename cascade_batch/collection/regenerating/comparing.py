@@ -3,7 +3,7 @@
 Columns are compared whole, by Arrow, and one after the other: a table of a million images takes hundreds of megabytes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.types as t
 
 from cascade_batch.collection.columns import Column, differing, places, taken, true, valid
-from cascade_batch.collection.delta import DeltaTableAt, cast_for_delta
-from cascade_batch.collection.known import Known
-from cascade_batch.collection.spool import Spool
+from cascade_batch.collection.delta.table import DeltaTableAt, cast_for_delta
+from cascade_batch.collection.regenerating.known import Known
+from cascade_batch.collection.regenerating.spool import Spool
 
 
 class State(IntEnum):
@@ -38,21 +38,14 @@ class Before:
 
     at: np.ndarray
     """Its place in the edition, -1 where there is none, (n,) int64."""
-    rows: pa.Table
-    """`_COMPARED` of every row of the edition, in one order."""
+    read: Callable[[list[str]], pa.Table]
+    """Columns of the whole edition, always in one order; they are not kept, for the sake of memory."""
     withdrawn: pa.Array
     """Image ids that are asked for no more."""
 
     def column(self, name: str) -> Column:
         """Of each image that is asked for, the value before; null where there is none."""
-        return taken(self.rows[name], self.at)
-
-    def at_in(self, image_ids: Column) -> np.ndarray:
-        """`at` among the edition's images as they were read another time."""
-        if image_ids.equals(self.rows["image_id"]):
-            return self.at
-        order = places(self.rows["image_id"], image_ids)
-        return np.where(self.at < 0, -1, order[self.at])
+        return taken(self.read([name])[name], self.at)
 
     def has_status(self, status: str) -> np.ndarray:
         return self.column("status").to_numpy() == status
@@ -62,25 +55,19 @@ class Before:
         return self.at >= 0
 
 
-_COMPARED = [
-    "image_id",
-    "status",
-    "error_code",
-    "error_message",
-    "stale",
-    "image_uri",
-    "stage_c_key",
-    "stage_ba_key",
-]
-
-
 def before(table: DeltaTableAt, version: int, image_ids: pa.ChunkedArray) -> Before:
     """What the edition of this version says of these images."""
-    rows = table.read(_COMPARED, version=version)
-    at = places(image_ids, rows["image_id"])
-    is_gone = np.ones(rows.num_rows, bool)
+    files = table.data_files(version)
+
+    def read(columns: list[str]) -> pa.Table:
+        of_file, _ = table.readers(columns, version=version)
+        return pa.concat_tables(map(of_file, files)) if files else table.read(columns, version=version)
+
+    ids = read(["image_id"])["image_id"]
+    at = places(image_ids, ids)
+    is_gone = np.ones(len(ids), bool)
     is_gone[at[at >= 0]] = False
-    return Before(at, rows, rows["image_id"].filter(pa.array(is_gone)).combine_chunks())
+    return Before(at, read, ids.filter(pa.array(is_gone)).combine_chunks())
 
 
 def states(spool: Spool, known: Known, earlier: Before, retry_failed: bool) -> np.ndarray:
@@ -107,9 +94,7 @@ def unchanged_pictures(spool: Spool, known: Known, earlier: Before) -> np.ndarra
     return good & same & known.has(uris)
 
 
-def carried_differs(
-    spool: Spool, table: DeltaTableAt, version: int, earlier: Before, names: Sequence[str], schema: pa.Schema
-) -> np.ndarray:
+def carried_differs(spool: Spool, earlier: Before, names: Sequence[str], schema: pa.Schema) -> np.ndarray:
     """Whether one of these columns is another than in the edition before, (n,) bool; False for new images.
 
     Args:
@@ -119,10 +104,9 @@ def carried_differs(
     found = np.zeros(spool.rows, bool)
     for some in _together(pa.schema([schema.field(name) for name in names])):
         wanted = cast_for_delta(spool.columns(some.names), some)
-        stored = table.read(["image_id", *some.names], version=version)
-        at = earlier.at_in(stored["image_id"])
+        stored = earlier.read(some.names)
         for name in some.names:
-            found |= differing(wanted[name], taken(stored[name], at))
+            found |= differing(wanted[name], taken(stored[name], earlier.at))
     return found & earlier.is_there
 
 

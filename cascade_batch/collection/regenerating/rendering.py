@@ -14,14 +14,14 @@ import numpy as np
 import pyarrow as pa
 
 from cascade_batch.collection import paths
-from cascade_batch.collection.assessing import Assessment
-from cascade_batch.collection.in_process import InProcess
-from cascade_batch.collection.known import Known
-from cascade_batch.collection.learning import Source, learn, source_of
 from cascade_batch.collection.lease import Lease, LostLease
-from cascade_batch.collection.missing import Missing, write_missing
 from cascade_batch.collection.place import Collection, open_collection
-from cascade_batch.collection.writing import Failure
+from cascade_batch.collection.regenerating.assessing import Assessment
+from cascade_batch.collection.regenerating.in_process import InProcess
+from cascade_batch.collection.regenerating.known import Known
+from cascade_batch.collection.regenerating.learning import Source, learn, source_of
+from cascade_batch.collection.regenerating.missing import Missing, write_missing
+from cascade_batch.collection.regenerating.writing import Failure
 from cascade_batch.errors import IntegrityError
 from cascade_batch.pipeline import sitting
 from cascade_batch.pipeline.progress import Progress

@@ -27,8 +27,8 @@ from deltalake import (
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, Transaction
 
-from cascade_batch.collection.commits import KEY, Commit, Conflict, commit_of, to_text, token_of
-from cascade_batch.collection.data_files import (
+from cascade_batch.collection.delta.commits import KEY, Commit, Conflict, commit_of, to_text, token_of
+from cascade_batch.collection.delta.data_files import (
     TARGET_BYTES,
     DataFile,
     DataFileWriter,
@@ -38,9 +38,9 @@ from cascade_batch.collection.data_files import (
     selected,
     table_of,
 )
-from cascade_batch.collection.delta_stores import check_store, delta_options, delta_uri
-from cascade_batch.collection.delta_types import cast_for_delta, held_by_delta
-from cascade_batch.collection.merging import Upserts, merged
+from cascade_batch.collection.delta.merging import Upserts, merged
+from cascade_batch.collection.delta.stores import check_store, delta_options, delta_uri
+from cascade_batch.collection.delta.types import cast_for_delta, held_by_delta
 from cascade_batch.errors import CascadeError, IntegrityError, StorageError
 from cascade_batch.storage import ObjectInfo, ObjectMissing, Storage
 from cascade_batch.storage.failures import sanitise

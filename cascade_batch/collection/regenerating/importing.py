@@ -2,9 +2,9 @@
 
 import uuid
 
-from cascade_batch.collection.learning import learn, source_of
 from cascade_batch.collection.lease import IfBusy, holding
 from cascade_batch.collection.place import Collection
+from cascade_batch.collection.regenerating.learning import learn, source_of
 from cascade_batch.errors import SpecError
 from cascade_batch.run.manifest import committed_shards, read_manifests
 from cascade_batch.run.run import Run

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from cascade_batch.collection import paths
 from cascade_batch.collection.columns import Column, chosen, is_among, valid
-from cascade_batch.collection.delta import DeltaTableAt
+from cascade_batch.collection.delta.table import DeltaTableAt
 from cascade_batch.collection.editions import Edition
 from cascade_batch.collection.place import Collection
 from cascade_batch.run import parquet

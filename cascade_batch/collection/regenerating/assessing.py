@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from cascade_batch.collection import asking
-from cascade_batch.collection.asking import Asked
-from cascade_batch.collection.comparing import Before, State, before, states
 from cascade_batch.collection.editions import Edition
-from cascade_batch.collection.in_process import InProcess
-from cascade_batch.collection.keying import key_table, row_ranges
-from cascade_batch.collection.known import Known
-from cascade_batch.collection.missing import Missing, missing
 from cascade_batch.collection.place import Collection
-from cascade_batch.collection.spool import Spool
+from cascade_batch.collection.regenerating import asking
+from cascade_batch.collection.regenerating.asking import Asked
+from cascade_batch.collection.regenerating.comparing import Before, State, before, states
+from cascade_batch.collection.regenerating.in_process import InProcess
+from cascade_batch.collection.regenerating.keying import key_table, row_ranges
+from cascade_batch.collection.regenerating.known import Known
+from cascade_batch.collection.regenerating.missing import Missing, missing
+from cascade_batch.collection.regenerating.spool import Spool
 from cascade_batch.model.sampling import guides
 from cascade_batch.model.stages import PerPool
 from cascade_batch.pipeline.runners.runner import Runner, Tables

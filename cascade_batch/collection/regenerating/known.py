@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cascade_batch.collection.columns import places, taken
-from cascade_batch.collection.delta import DataFile, DeltaTableAt
-from cascade_batch.collection.in_process import at_once
+from cascade_batch.collection.delta.table import DataFile, DeltaTableAt
+from cascade_batch.collection.regenerating.in_process import at_once
 from cascade_batch.collection.schemas import KNOWN
 from cascade_batch.pipeline.runners.runner import Tables
 from cascade_batch.run import paths

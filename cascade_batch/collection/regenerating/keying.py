@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from cascade_batch.collection.spool import ROWS, Spool
+from cascade_batch.collection.regenerating.spool import ROWS, Spool
 from cascade_batch.pipeline.runners.runner import Tables
 from cascade_batch.prompts import PromptTable
 from cascade_batch.workers.keying import Keying, keyed_rows

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from cascade_batch.collection.care.records import RecordChange, record_changes
 from cascade_batch.collection.columns import differing, places, valid
-from cascade_batch.collection.delta import DeltaTableAt
+from cascade_batch.collection.delta.table import DeltaTableAt
 from cascade_batch.collection.editions import Edition
-from cascade_batch.collection.records import RecordChange, record_changes
 from cascade_batch.collection.schemas import EDITION
 
 ADDED, WITHDRAWN, CHANGED, CARRIED = "added", "withdrawn", "changed", "carried"

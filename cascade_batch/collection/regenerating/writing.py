@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cascade_batch.collection.columns import chosen, differing, places, taken, true, valid
-from cascade_batch.collection.comparing import Before, State, carried_differs, unchanged_pictures
-from cascade_batch.collection.delta import DeltaTableAt, cast_for_delta
-from cascade_batch.collection.known import REFERENCES, Found, Known
-from cascade_batch.collection.spool import Spool
+from cascade_batch.collection.delta.table import DeltaTableAt, cast_for_delta
+from cascade_batch.collection.regenerating.comparing import Before, State, carried_differs, unchanged_pictures
+from cascade_batch.collection.regenerating.known import REFERENCES, Found, Known
+from cascade_batch.collection.regenerating.spool import Spool
 from cascade_batch.run.schemas import ASKED
 
 Failure = tuple[str | None, str | None]
@@ -108,8 +108,10 @@ class NewRows:
     @cached_property
     def stale(self) -> np.ndarray:
         """Whether each image shows its last good picture, for want of the one that is asked for, (n,) bool."""
-        had = valid(self.earlier.column("image_uri"))
-        return had & ~self.fates.good & self.keep_stale
+        bad = ~self.fates.good
+        if not self.keep_stale or not bad.any():
+            return np.zeros(len(bad), bool)
+        return bad & valid(self.earlier.column("image_uri"))
 
     def changes(self, carried: list[str], same_schema: bool) -> Changes:
         """What differs from the edition before; `carried`: the prompt table's own columns."""
@@ -119,7 +121,7 @@ class NewRows:
         same &= self.stale == true(self.earlier.column("stale"))
         if same_schema:
             names = [*_COMPARED_VALUES, *carried]
-            differs = carried_differs(self.spool, self.table, self.version, self.earlier, names, self.schema)
+            differs = carried_differs(self.spool, self.earlier, names, self.schema)
         else:
             differs = there
         return Changes(~there, ~same, same & differs, self.earlier.withdrawn)

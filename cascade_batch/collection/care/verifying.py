@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cascade_batch.collection.care.living import NOTHING, run_storage
 from cascade_batch.collection.columns import is_among
 from cascade_batch.collection.editions import Edition
-from cascade_batch.collection.living import NOTHING, run_storage
 from cascade_batch.collection.place import Collection
 from cascade_batch.run import paths as run_paths
 from cascade_batch.run.embeddings import embedding_arrays, embedding_sha256

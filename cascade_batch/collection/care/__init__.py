@@ -1,0 +1,1 @@
+"""What is done with the editions that there are: compare, go back, clean up, check, mend."""

@@ -1,0 +1,1 @@
+"""Bringing a collection to what a table asks for: key, join, render the rest, commit an edition."""

@@ -28,6 +28,9 @@ LONGEST = (
     "test_actors_end",
     "test_failing_writes",
     "test_conditions",
+    "test_failing_commits",
+    "test_killed_regenerations",
+    "test_two_regenerations",
     "test_story",
 )
 """Files that take minutes: they go first, so that no process is left with one while the others are through."""

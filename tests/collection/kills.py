@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cascade_batch.collection.care.garbage import fates
+from cascade_batch.collection.care.verifying import Verifier
 from cascade_batch.collection.editions import editions_of
-from cascade_batch.collection.garbage import fates
 from cascade_batch.collection.lease import read_owner
 from cascade_batch.collection.place import is_there, open_collection
-from cascade_batch.collection.verifying import Verifier
 from cascade_batch.storage import Storage
 from tests.collection.driver import Driver
 from tests.collection.regenerations import FAST, hashes, history, told, write_table

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cascade_batch.collection import lease
-from cascade_batch.collection.delta import DeltaTableAt
+from cascade_batch.collection.delta.table import DeltaTableAt
 from cascade_batch.collection.paths import LEASE
 from cascade_batch.storage import Storage
 from tests.collection.conftest import TABLE

@@ -72,8 +72,9 @@ golden: $(VENV)/dev  ## remember the bits that this kind of CPU renders, after N
 parity: $(VENV)/dev  ## how far our numbers are from diffusers'
 	$(BIN)/python -m tests.engine.parity_table
 
-soak: $(VENV)/dev  ## kill 20 Ray drivers at random and compare what is left
+soak: $(VENV)/dev  ## kill 20 Ray drivers, and 20 regenerations, gcs and restores, at random and compare what is left
 	$(BIN)/python -m tests.run.soak
+	$(BIN)/python -m tests.collection.kills
 
 bench: $(VENV)/dev  ## networks and whole tables beside diffusers; growth; planning; the driver, the pools, large runs, collections
 	$(BIN)/python -m jobs.bench

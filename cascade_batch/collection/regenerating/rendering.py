@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -28,7 +28,7 @@ from cascade_batch.pipeline.progress import Progress
 from cascade_batch.pipeline.runners.runner import Runner
 from cascade_batch.pipeline.sitting import Observer
 from cascade_batch.run.manifest import committed_shards, read_manifests
-from cascade_batch.run.paths import PLAN
+from cascade_batch.run.paths import PLAN, RUN
 from cascade_batch.run.records import FINISHED, Outcome
 from cascade_batch.run.stored import FOUND, StoredEmbeddings
 from cascade_batch.settings import DtypeSpec, PromptsSpec, Spec, binding_fields
@@ -130,7 +130,13 @@ class Rendering:
         last = self.assessment.last
         name, runs = f"{last.number + 1 if last else 1:06d}-{digest}", begun_runs(self.collection)
         again = (f"{name}-{number}" for number in itertools.count(2))
-        return next(n for n in itertools.chain([name], again) if runs.get(paths.run_root(n), "") is not None)
+        return next(n for n in itertools.chain([name], again) if self._is_free(paths.run_root(n), runs))
+
+    def _is_free(self, name: str, runs: Mapping[str, int | None]) -> bool:
+        """Whether a run of this name is to be gone on with, or may be begun; old ones are not among the `runs`."""
+        if name in runs:
+            return runs[name] is not None
+        return not self.collection.storage.exists(f"{name}/{RUN}")
 
     def _begin(self, name: str) -> None:
         """Note that there is a run, before there is: what a killed one has rendered is found by this."""

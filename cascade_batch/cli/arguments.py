@@ -138,6 +138,11 @@ def _add_regenerate(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="an image that fails shows its last good picture, marked stale",
     )
+    parser.add_argument(
+        "--allow-empty",
+        action="store_true",
+        help="a table without prompts withdraws every image, else it is refused",
+    )
     _add_if_busy(parser)
 
 
@@ -179,6 +184,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         help="what `regenerate` would reuse, decode and render with this collection",
     )
     _add_reuse_flags(parser)
+    parser.add_argument("--runner", choices=("ray", "local"), default="ray", help="of --into; default: ray")
     rate = parser.add_mutually_exclusive_group()
     rate.add_argument("--rate", type=float, metavar="N", help="measured images per second, to print hours")
     rate.add_argument("--rate-from", metavar="RUN", help="take the rate from an earlier run's manifest")

@@ -55,6 +55,11 @@ def entry() -> None:
     except BrokenPipeError:  # who reads our output, `head` perhaps, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         code = UNREAD
+    sys.stderr.flush()
+    if (
+        "ray" not in sys.modules
+    ):  # whose driver takes its leave; Arrow's threads may abort a process that ends
+        os._exit(code)
     sys.exit(code)
 
 
@@ -118,7 +123,9 @@ def _spec(arguments) -> Spec:
     spec = load_spec(_spec_text(arguments.spec), arguments.sets, spec_flags(arguments))
     logging.configure(spec.log.level, spec.log.format)
     if not spec.prompts.uri:
-        raise SpecError("no prompt table", next_step="name it: cascade-batch render PROMPTS --out RUN")
+        into = "--out RUN" if arguments.command == "render" else "..."
+        command = f"cascade-batch {arguments.command} PROMPTS {into}"
+        raise SpecError("no prompt table", next_step=f"name it: {command}")
     return spec
 
 
@@ -154,6 +161,21 @@ def _check_out(uri: str) -> None:
     if not uri:
         raise SpecError("nowhere to write", next_step="add --out RUN, a folder or a bucket prefix")
     _check_place(uri, "output.uri")
+    _check_no_collection(uri)
+
+
+def _check_no_collection(uri: str) -> None:
+    """A collection makes its own runs, and deletes what lies among them."""
+    from cascade_batch.collection.place import is_collection
+
+    for place in filter(None, (uri, uri.rpartition("/runs/")[0])):
+        if is_collection(place):
+            raise SpecError(
+                "a run of its own does not belong into a collection",
+                where="output.uri",
+                got=uri,
+                next_step=f"cascade-batch regenerate PROMPTS --into {place}, or choose another --out",
+            )
 
 
 def _check_place(uri: str, where: str) -> None:
@@ -188,7 +210,7 @@ def _plan(arguments: Namespace, _argv: Sequence[str]) -> int:
     if arguments.into is not None:
         from cascade_batch.cli.forecasting import print_forecast
 
-        print_forecast(spec, arguments, speed, _runner_maker("ray", spec.log.level == "debug"))
+        print_forecast(spec, arguments, speed, _runner_maker(arguments.runner, spec.log.level == "debug"))
         return FINISHED
     print_plan(spec, speed)
     return FINISHED
@@ -204,6 +226,10 @@ def _regenerate(arguments: Namespace, _argv: Sequence[str]) -> int:
             "a regeneration has its runs, and its embeddings, in the collection",
             where="output.uri" if spec.output.uri else "prompts.embeddings_from",
             next_step="leave it out; cascade-batch import RUN --into COLLECTION makes another run's embeddings known",
+        )
+    if arguments.edition is not None and not arguments.edition.strip():
+        raise SpecError(
+            "the name of an edition is empty", where="--edition", next_step="name it, or leave it out"
         )
     return regenerate_command(arguments, spec, _runner_maker(arguments.runner, spec.log.level == "debug"))
 

@@ -42,6 +42,7 @@ def options_of(arguments: Namespace) -> Options:
         bits=arguments.reuse == "bits",
         retry_failed=arguments.retry_failed == "always",
         keep_stale=arguments.keep_stale,
+        allow_empty=arguments.allow_empty,
     )
 
 
@@ -93,8 +94,12 @@ def summary(result: Result, into: str) -> str:
         return "\n".join([*lines, "next:", "  the same command, which goes on from there"])
     name = f"edition {edition.number}" + (f" ({edition.name})" if edition.name else "")
     counts = edition.counts
-    if outcome is None and result.state == NOTHING_TO_DO:
-        return f"nothing to do: {name} is what the table asks for, {counts.images:,} images"
+    failed = f"; {counts.failed:,} of them failed" if counts.failed else ""
+    if result.was_named:
+        return f"nothing to do: {name} is there already, {counts.images:,} images{failed}; the table was not looked at"
+    if not result.is_new:
+        tried = f"; {result.run} changed nothing" if outcome is not None else ""
+        return f"nothing to do: {name} is what the table asks for, {counts.images:,} images{failed}{tried}"
     lines = [
         f"{name}: {counts.images:,} images, {_made(counts)}",
         f"beside the one before: {_differs(counts)}",

@@ -200,6 +200,11 @@ class _Watch:
         # of a gap in which this process saw nothing, stopped or without the store, only a little counts
         self._silence += min(now - self._last, 3 * self.poll_s)
         self._last = now
+        if self._seen is None:
+            told = (owner.what, owner.host, owner.since, owner.expires_s)
+            log.warning(
+                "%s on %s is at work since %s, or died: watching for a sign of life, %.0f s at most", *told
+            )
         if found != self._seen:
             self._seen, self._silence = found, 0.0
         self._moved |= moved

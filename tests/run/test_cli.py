@@ -32,7 +32,15 @@ def test_the_surface_is_frozen() -> None:
         "--lora", "--image-encoder", "--effnet-encoder", "--controlnet",
     }  # fmt: skip
     assert flags_of("render") == spec | {"--runner", "--embeddings-from", "--retry-failed", "--take-over"}
-    assert flags_of("plan") == spec | {"--rate", "--rate-from", "--calibrate", "--gpus"}
+    reuse = {"--into", "--reuse", "--retry-failed", "--runner"}
+    assert flags_of("plan") == spec | reuse | {"--rate", "--rate-from", "--calibrate", "--gpus"}
+    assert flags_of("regenerate") == spec | reuse | {
+        "--edition",
+        "--keep-stale",
+        "--allow-empty",
+        "--if-busy",
+    }
+    assert flags_of("import") == {"-h", "--help", "--into", "--if-busy"}
     assert flags_of("status") == {"-h", "--help", "--rows"}
     assert flags_of("verify") == {"-h", "--help", "--reopen"}
 

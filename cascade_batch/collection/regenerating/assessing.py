@@ -40,6 +40,8 @@ class Options:
     """Whether images that failed before are rendered again."""
     keep_stale: bool = False
     """Whether an image that fails shows its last good picture."""
+    allow_empty: bool = False
+    """Whether a table without prompts may withdraw everything."""
 
     def to_json(self) -> dict[str, str | bool]:
         return {

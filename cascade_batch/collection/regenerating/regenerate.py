@@ -28,6 +28,7 @@ from cascade_batch.collection.regenerating.rendering import Rendered, Rendering
 from cascade_batch.collection.regenerating.spool import Spool
 from cascade_batch.collection.regenerating.writing import ROWS_AT_ONCE, Changes, NewRows, fates
 from cascade_batch.collection.schemas import edition_schema
+from cascade_batch.errors import PromptTableError
 from cascade_batch.model.numerics import NUMERICS_VERSION
 from cascade_batch.pipeline.runners.runner import Runner
 from cascade_batch.pipeline.sitting import Observer
@@ -56,6 +57,8 @@ class Result:
     """The last run that was rendered, relative to the collection."""
     is_new: bool = False
     """The edition was committed now."""
+    was_named: bool = False
+    """There was one of this name, so the table was not looked at."""
 
 
 def regenerate(
@@ -88,12 +91,14 @@ def regenerate(
         editions = editions_of(collection.table)
         last = editions[0] if editions else None
         if options.name and (named := _named(editions, options.name)):
-            return Result(_state(named), named)
+            return Result(_state(named), named, was_named=True)
         if last and _says_it_all(asked, last, options) and not gone_runs(collection.storage, last.runs):
             return Result(NOTHING_TO_DO, last)
         if asked.table.default_ids:
             observer.warn(asking.NO_IDS)
         schema = checked()
+        if last and last.counts.images and not options.allow_empty:
+            _check_not_empty(asked, last)
         with closing(OneRunner(make_runner)) as runner, Spool() as spool:
             assessment = assess(asked, collection, last, runner, options, spool)
             _check_values(spool, schema, asked)
@@ -102,6 +107,18 @@ def regenerate(
                 assert rendered.outcome is not None
                 return Result(rendered.outcome.state, last, rendered.outcome, rendered.run)
             return _Committing(assessment, rendered, schema, lease).result()
+
+
+def _check_not_empty(asked: asking.Asked, last: Edition) -> None:
+    """Raise PromptTableError for a table without prompts: mostly an export that failed, and gc would follow."""
+    if not asked.table.rows or asked.spec.prompts.limit == 0:
+        raise PromptTableError(
+            "the table has no prompts: the edition would withdraw every image",
+            where=asked.table.root,
+            got="0 prompts",
+            expected=f"some, as edition {last.number} has {last.counts.images:,} images",
+            next_step="--allow-empty, if that is what is wanted",
+        )
 
 
 def _checked(asked: asking.Asked) -> pa.Schema:

@@ -165,17 +165,16 @@ def _check_out(uri: str) -> None:
 
 
 def _check_no_collection(uri: str) -> None:
-    """A collection makes its own runs, and deletes what lies among them."""
+    """Its Delta table would lie among the run's own files."""
     from cascade_batch.collection.place import is_collection
 
-    for place in filter(None, (uri, uri.rpartition("/runs/")[0])):
-        if is_collection(place):
-            raise SpecError(
-                "a run of its own does not belong into a collection",
-                where="output.uri",
-                got=uri,
-                next_step=f"cascade-batch regenerate PROMPTS --into {place}, or choose another --out",
-            )
+    if is_collection(uri):
+        raise SpecError(
+            "a run of its own does not belong into a collection",
+            where="output.uri",
+            got=uri,
+            next_step=f"cascade-batch regenerate PROMPTS --into {uri}, or choose another --out",
+        )
 
 
 def _check_place(uri: str, where: str) -> None:

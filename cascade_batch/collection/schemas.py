@@ -5,6 +5,7 @@ URIs are relative to the collection's root; absolute ones lead into runs that we
 
 import pyarrow as pa
 
+from cascade_batch.model.stages import STAGES
 from cascade_batch.run.schemas import ASKED, HAPPENED
 
 FORMAT = 1
@@ -57,7 +58,7 @@ KNOWN = pa.schema(
         ("stage_ba_key", pa.string()),
         *_PICTURE,
         *_EMBEDDING,
-        *((f"stage_{stage}_{name}", kind) for name, kind in BITS for stage in ("c", "ba")),
+        *((stage.cost(name), kind) for name, kind in BITS for stage in STAGES),
         ("versions", pa.string()),
         ("encoder", pa.string()),
         ("rendered_in", pa.int64()),

@@ -19,7 +19,7 @@ from cascade_batch.run.shards import Shard
 from cascade_batch.run.sources import encode_sources
 from cascade_batch.run.stage_keys import KeyMaker
 from cascade_batch.run.stored import FOUND, StoredEmbeddings
-from cascade_batch.settings import Spec, sampling_of, text_options_of
+from cascade_batch.settings import Spec
 from cascade_batch.storage import Storage
 from cascade_batch.weights import Model
 from cascade_batch.workers.keying import KEYED, Keying, keyed_rows
@@ -64,14 +64,7 @@ class Finder:
         pools = self.runner.made.size_pools(wanted, dtype, 0.0)
         weights = self.runner.weight_digests(model, read_json(self.storage, paths.WEIGHTS))
         dtypes = pools.map(lambda pool: pool.settings.dtype)
-        return Keying(
-            table=table,
-            render=spec.render,
-            seed=spec.seed,
-            keys=KeyMaker(weights, dtypes, sampling_of(spec.sampler), text_options_of(spec.text)),
-            picture_side=model.picture_side(),
-            picture_pixels=spec.limits.picture_pixels,
-        )
+        return Keying.of(spec, table, model, weights, dtypes)
 
     def _stored_shards(
         self, keying: Keying, plan: pa.Table, keyers: ThreadPoolExecutor, missing: "_Missing"

@@ -1,5 +1,6 @@
 """Stage keys of prompt rows, without rendering them: what a collection compares with what it has."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,8 @@ from cascade_batch.prompts import PromptTable, image_requests, read_rows
 from cascade_batch.prompts.requests import ImageRange
 from cascade_batch.run.schemas import HAPPENED, IMAGE_REQUESTS
 from cascade_batch.run.stage_keys import KeyMaker
-from cascade_batch.settings import RenderSpec
+from cascade_batch.settings import RenderSpec, Spec, sampling_of, text_options_of
+from cascade_batch.weights import Model
 from cascade_batch.workers.condition_tables import joined_conditions, read_conditions, with_conditions
 from cascade_batch.workers.row_conditions import RowReader
 
@@ -34,6 +36,20 @@ class Keying:
     picture_side: int | None
     """What the image encoder looks at, in pixels; None for a table without pictures for it."""
     picture_pixels: int
+
+    @classmethod
+    def of(
+        cls, spec: Spec, table: PromptTable, model: Model, weights: Mapping[str, str], dtypes: PerPool[str]
+    ) -> "Keying":
+        """Of a table under a spec. `weights`: sha256 of each part of the model; `dtypes`: settled ones."""
+        return cls(
+            table=table,
+            render=spec.render,
+            seed=spec.seed,
+            keys=KeyMaker(weights, dtypes, sampling_of(spec.sampler), text_options_of(spec.text)),
+            picture_side=model.picture_side(),
+            picture_pixels=spec.limits.picture_pixels,
+        )
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from cascade_batch.run import paths
 from cascade_batch.settings import Spec
 from cascade_batch.weights.local import digests
 from cascade_batch.workers.committing import versions
+from cascade_batch.workers.keying import Keying
 from jobs.bench.null_stages import PNG_BYTES, NullRunner
 
 RUN = "runs/000000-known"
@@ -33,7 +34,7 @@ def make_collection(spec: Spec, uri: str) -> Result:
     asked = asking.asked(spec, uri)
     dtypes = PerPool(*spec.model.dtype)
     with Spool() as spool:
-        keying = asking.keying_of(asked, dtypes, digests(asked.model))
+        keying = Keying.of(asked.spec, asked.table, asked.model, digests(asked.model), dtypes)
         key_table(keying, row_ranges(asked.table, None), spool, InProcess())
         _know(collection, spool)
     collection.storage.create(f"{RUN}/{paths.RUN}", b"{}")

@@ -120,7 +120,7 @@ def table_of(
 ) -> pa.Table:
     """Columns of one file, of the rows that `where` holds for. Raises as `read_batches` does."""
     batches = batches_of(storage, folder, [file], schema, columns, where)
-    return pa.Table.from_batches(batches, schema=pa.schema([schema.field(name) for name in columns]))
+    return pa.Table.from_batches(batches, schema=selected(schema, columns))
 
 
 def batches_of(

@@ -41,6 +41,7 @@ from cascade_batch.collection.delta.data_files import (
 from cascade_batch.collection.delta.merging import Upserts, merged
 from cascade_batch.collection.delta.stores import check_store, delta_options, delta_uri
 from cascade_batch.collection.delta.types import cast_for_delta, held_by_delta
+from cascade_batch.collection.paths import LOG
 from cascade_batch.errors import CascadeError, IntegrityError, StorageError
 from cascade_batch.storage import ObjectInfo, ObjectMissing, Storage
 from cascade_batch.storage.failures import sanitise
@@ -55,7 +56,6 @@ KEPT = {
 }
 """By default Delta forgets old versions after 30 days."""
 FENCING_TRIES = 20
-LOG = "_delta_log/"
 
 _HOOKS = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
 _How = dict[str, Any]

@@ -16,14 +16,11 @@ from cascade_batch.pipeline.runners.runner import Runner
 from cascade_batch.pipeline.sitting import SHARE_C
 from cascade_batch.prompts import PromptTable, open_table
 from cascade_batch.run.schemas import MANIFEST_COLUMNS
-from cascade_batch.run.stage_keys import KeyMaker
 from cascade_batch.settings import (
     DEFAULT_BATCH,
     PROBE_BATCH,
     Spec,
     binding_fields,
-    sampling_of,
-    text_options_of,
 )
 from cascade_batch.storage import Storage
 from cascade_batch.storage.urls import key_below
@@ -31,7 +28,6 @@ from cascade_batch.weights import Model
 from cascade_batch.weights.fingerprint import fingerprint
 from cascade_batch.weights.local import digests
 from cascade_batch.workers.committing import versions
-from cascade_batch.workers.keying import Keying
 
 RESERVED = MANIFEST_COLUMNS | set(EDITION.names)
 """Names that the prompt table's own columns must not have."""
@@ -120,19 +116,6 @@ def settled_weights(asked: Asked, last: Edition | None, make_runner: Callable[[]
     if all(Storage(uri).is_local for uri in places):
         return digests(asked.model)
     return make_runner().weight_digests(asked.model)
-
-
-def keying_of(asked: Asked, dtypes: PerPool[str], weights: dict[str, str]) -> Keying:
-    """All that makes the keys of the table's rows."""
-    spec = asked.spec
-    return Keying(
-        table=asked.table,
-        render=spec.render,
-        seed=spec.seed,
-        keys=KeyMaker(weights, dtypes, sampling_of(spec.sampler), text_options_of(spec.text)),
-        picture_side=asked.model.picture_side(),
-        picture_pixels=spec.limits.picture_pixels,
-    )
 
 
 def wanted_bits(asked: Asked, make_runner: Callable[[], Runner]) -> dict[str, object]:

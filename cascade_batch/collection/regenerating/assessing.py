@@ -11,7 +11,7 @@ from cascade_batch.collection.editions import Edition
 from cascade_batch.collection.place import Collection
 from cascade_batch.collection.regenerating import asking
 from cascade_batch.collection.regenerating.asking import Asked
-from cascade_batch.collection.regenerating.comparing import Before, State, before, states
+from cascade_batch.collection.regenerating.comparing import Before, before, states
 from cascade_batch.collection.regenerating.in_process import InProcess
 from cascade_batch.collection.regenerating.keying import key_table, row_ranges
 from cascade_batch.collection.regenerating.known import Known
@@ -21,6 +21,7 @@ from cascade_batch.model.sampling import guides
 from cascade_batch.model.stages import PerPool
 from cascade_batch.pipeline.runners.runner import Runner, Tables
 from cascade_batch.plan.planning import ImageGroup
+from cascade_batch.workers.keying import Keying
 
 ALONE = 20_000
 """Prompts that one process has keyed before others have started."""
@@ -100,7 +101,7 @@ def assess(
     version = collection.table.version()
     dtypes = asking.settled_dtypes(asked, _dtypes_before(collection, last), make_runner)
     weights = asking.settled_weights(asked, last, make_runner)
-    keying = asking.keying_of(asked, dtypes, weights)
+    keying = Keying.of(asked.spec, asked.table, asked.model, weights, dtypes)
     ranges = row_ranges(asked.table, asked.spec.prompts.limit)
     tables = _tables(sum(r.rows for r in ranges), make_runner)
     key_table(keying, ranges, spool, tables)
@@ -135,6 +136,3 @@ def groups_of(images: pa.Table) -> dict[ImageGroup, int]:
         stages.append(images[f"{stage}_steps"].to_pylist())
         stages.append(guides(images[f"{stage}_guidance_scale"].to_numpy()).tolist())
     return dict(Counter(ImageGroup(*values) for values in zip(*sizes, *stages, strict=True)))
-
-
-__all__ = ["Assessment", "Options", "State", "assess", "groups_of"]

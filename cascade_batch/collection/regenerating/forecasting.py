@@ -12,7 +12,7 @@ from cascade_batch.collection.place import open_collection
 from cascade_batch.collection.regenerating import asking
 from cascade_batch.collection.regenerating.assessing import Assessment, Options, assess, groups_of
 from cascade_batch.collection.regenerating.comparing import State
-from cascade_batch.collection.regenerating.missing import FOLDER, Missing, write_missing
+from cascade_batch.collection.regenerating.missing import Missing, write_missing
 from cascade_batch.collection.regenerating.one_runner import OneRunner
 from cascade_batch.collection.regenerating.spool import Spool
 from cascade_batch.pipeline.runners.runner import Runner
@@ -77,5 +77,5 @@ def _plan(assessment: Assessment, todo: Missing) -> Plan | None:
         return None
     with tempfile.TemporaryDirectory(prefix="cascade-batch-") as folder:
         write_missing(todo, assessment.spool, assessment.asked.table, Storage(folder), "")
-        spec = replace(assessment.asked.spec, prompts=PromptsSpec(uri=f"{folder}/{FOLDER.rstrip('/')}"))
+        spec = replace(assessment.asked.spec, prompts=PromptsSpec(uri=folder))
         return plan_table(replace(spec, output=replace(spec.output, uri="")))[1]

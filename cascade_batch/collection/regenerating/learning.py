@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from cascade_batch.collection.columns import Column, chosen
 from cascade_batch.collection.place import Collection
 from cascade_batch.collection.regenerating.in_process import InProcess
-from cascade_batch.collection.schemas import KNOWN
+from cascade_batch.collection.schemas import BITS, KNOWN
 from cascade_batch.model.stages import STAGES
 from cascade_batch.run import parquet, paths
 from cascade_batch.run.embeddings import committed_embeddings
@@ -21,7 +21,7 @@ from cascade_batch.run.manifest import committed_shards, read_manifests
 from cascade_batch.run.run import Run, open_existing
 from cascade_batch.storage.urls import is_absolute
 
-_COSTS = ("device", "batch", "threads")
+_COSTS = tuple(name for name, _ in BITS)
 _PICTURE = ("image_uri", "image_bytes", "image_sha256", "pixel_sha256", "stage_ba_key")
 _FROM_MANIFEST = [
     "status",

@@ -20,23 +20,14 @@ from cascade_batch.collection.regenerating.spool import Spool
 from cascade_batch.model.conditions import CONDITIONS, PICTURES
 from cascade_batch.model.sampling import guides
 from cascade_batch.prompts import PromptTable, read_rows
+from cascade_batch.run.schemas import ASKED
 from cascade_batch.storage import Storage
 from cascade_batch.storage.urls import is_absolute
 
-FOLDER = "prompts/"
-"""Of the prompt table, below a run's root."""
 ROWS_PER_FILE = 100_000
-_ASKED = (
-    "prompt",
-    "negative_prompt",
-    "seed",
-    "width",
-    "height",
-    "prior_steps",
-    "prior_guidance_scale",
-    "decoder_steps",
-    "decoder_guidance_scale",
-)
+_ASKED = tuple(name for name, _ in ASKED if name != "conditions")
+_GROUPED = tuple(name for name in _ASKED if name not in ("prompt", "negative_prompt", "seed"))
+"""What decides which images share a batch."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +53,7 @@ def missing(spool: Spool, states: np.ndarray, failed: set[str]) -> Missing:
         failed: keys of pictures that are not to be tried again.
     """
     wanted = np.flatnonzero(np.isin(states, (State.EMBEDDING, State.NOTHING)))
-    table = spool.columns(["image_id", "stage_c_key", "stage_ba_key", *_ASKED[3:]]).take(pa.array(wanted))
+    table = spool.columns(["image_id", "stage_c_key", "stage_ba_key", *_GROUPED]).take(pa.array(wanted))
     state = states[wanted]
     chosen = np.flatnonzero(
         is_first(table["stage_ba_key"])
@@ -82,7 +73,7 @@ def missing(spool: Spool, states: np.ndarray, failed: set[str]) -> Missing:
 
 
 def write_missing(todo: Missing, spool: Spool, table: PromptTable, storage: Storage, folder: str) -> None:
-    """Write the prompt table of these images below a folder of the collection; again the same is fine.
+    """Write the prompt table of these images into a folder, "" or with a slash; again the same is fine.
 
     Images whose embeddings are known have files of their own, as shards end with files.
     """
@@ -91,7 +82,7 @@ def write_missing(todo: Missing, spool: Spool, table: PromptTable, storage: Stor
         for part, piece in enumerate(_pieces(todo.rows[places.start : places.stop], spool, table)):
             sink = io.BytesIO()
             pq.write_table(piece, sink, compression="zstd")
-            storage.create(f"{folder}{FOLDER}{number}-{name}-{part:05d}.parquet", sink.getvalue())
+            storage.create(f"{folder}{number}-{name}-{part:05d}.parquet", sink.getvalue())
 
 
 def _pieces(rows: np.ndarray, spool: Spool, table: PromptTable) -> Iterator[pa.Table]:

@@ -1,25 +1,14 @@
 """One runner for a whole regeneration, which asks it about the cluster before and between its runs."""
 
-from collections.abc import Callable
-
+from cascade_batch.pipeline.runners.late import LateRunner
 from cascade_batch.pipeline.runners.runner import Runner
 
 
-class OneRunner:
-    """Makes one runner, however often it is asked for, and closes it in the end."""
-
-    def __init__(self, make: Callable[[], Runner]) -> None:
-        self._make = make
-        self._made: Runner | None = None
+class OneRunner(LateRunner):
+    """Lends one runner, however often it is asked for, and closes it in the end."""
 
     def __call__(self) -> Runner:
-        if self._made is None:
-            self._made = self._make()
-        return _Borrowed(self._made)
-
-    def close(self) -> None:
-        if self._made is not None:
-            self._made.close()
+        return _Borrowed(self.made)
 
 
 class _Borrowed:

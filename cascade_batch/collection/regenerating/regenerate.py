@@ -202,7 +202,7 @@ class _Committing:
                 for part in rows.all():
                     made.append(part)
                 self.lease.check()
-                batches = (batch for _, part in made.parts() for batch in part.to_batches())
+                batches = (batch for part in made.parts() for batch in part.to_batches())
                 table.overwrite(batches, self.schema, **told)
 
     def _edition(self, changes: Changes) -> Edition:

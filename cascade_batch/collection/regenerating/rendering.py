@@ -89,11 +89,13 @@ class Rendering:
                 return done
 
     def _run(self, todo: Missing, known: Known, done: Rendered) -> None:
-        spec = self._spec(todo)
+        runs = begun_runs(self.collection)
+        spec = self._spec(todo, runs)
         name = spec.output.uri.removeprefix(f"{self.collection.uri}/")
-        self._begin(name)
+        self._begin(name, runs)
         table = self.assessment.asked.table
-        write_missing(todo, self.assessment.spool, table, self.collection.storage, f"{name}/")
+        folder = f"{spec.prompts.uri.removeprefix(f'{self.collection.uri}/')}/"
+        write_missing(todo, self.assessment.spool, table, self.collection.storage, folder)
         stored = KnownEmbeddings(known, complete=False) if todo.decoded else None
         try:
             done.outcome = sitting.render(
@@ -108,7 +110,7 @@ class Rendering:
         source = self._learn(name)
         self._count(source, todo, done)
 
-    def _spec(self, todo: Missing) -> Spec:
+    def _spec(self, todo: Missing, runs: Mapping[str, int | None]) -> Spec:
         """The run's: the one that was asked for, with nothing left open, of the prompt table of what is missing."""
         asked, dtypes = self.assessment.asked.spec, self.assessment.dtypes
         spec = replace(
@@ -117,7 +119,7 @@ class Rendering:
             model=replace(asked.model, dtype=DtypeSpec(c=dtypes.c, ba=dtypes.ba)),
         )
         fields = json.dumps([binding_fields(spec), todo.image_ids, todo.keys], sort_keys=True)
-        name = self._name(hashlib.sha256(fields.encode()).hexdigest()[:8])
+        name = self._name(hashlib.sha256(fields.encode()).hexdigest()[:8], runs)
         storage = self.collection.storage
         return replace(
             spec,
@@ -125,10 +127,10 @@ class Rendering:
             output=replace(spec.output, uri=storage.url(paths.run_root(name))),
         )
 
-    def _name(self, digest: str) -> str:
+    def _name(self, digest: str, runs: Mapping[str, int | None]) -> str:
         """Of the run of these images: the same again after a death, another one once that run is learnt."""
         last = self.assessment.last
-        name, runs = f"{last.number + 1 if last else 1:06d}-{digest}", begun_runs(self.collection)
+        name = f"{last.number + 1 if last else 1:06d}-{digest}"
         again = (f"{name}-{number}" for number in itertools.count(2))
         return next(n for n in itertools.chain([name], again) if self._is_free(paths.run_root(n), runs))
 
@@ -138,9 +140,9 @@ class Rendering:
             return runs[name] is not None
         return not self.collection.storage.exists(f"{name}/{RUN}")
 
-    def _begin(self, name: str) -> None:
+    def _begin(self, name: str, runs: Mapping[str, int | None]) -> None:
         """Note that there is a run, before there is: what a killed one has rendered is found by this."""
-        if begun_runs(self.collection).get(name) is not None:
+        if runs.get(name) is not None:
             return
         known = self.collection.known
         nothing = known.schema().empty_table()
@@ -149,14 +151,13 @@ class Rendering:
 
     def _learn_abandoned(self) -> None:
         """Learn from runs that were begun and have not ended, but for the one that would be gone on with."""
-        found = {
-            name: edition for name, edition in begun_runs(self.collection).items() if edition is not None
-        }
+        runs = begun_runs(self.collection)
+        found = [name for name, edition in runs.items() if edition is not None]
         if not found:
             return
         states = self.assessment.states(self.assessment.known())
         todo = self.assessment.missing(states, set())
-        ours = self._spec(todo).output.uri if len(todo) else None
+        ours = self._spec(todo, runs).output.uri if len(todo) else None
         for name in found:
             storage = self.collection.storage
             if storage.url(name) != ours and storage.exists(f"{name}/{PLAN}"):  # else it has nothing yet

@@ -61,10 +61,9 @@ class Spool:
         ]
         return pa.concat_tables(taken) if taken else self._read(0).slice(0, 0)
 
-    def parts(self) -> Iterator[tuple[int, pa.Table]]:
-        """(number of its first row, part), one after the other."""
-        for part, start in enumerate(self._starts[:-1]):
-            yield start, self._read(part)
+    def parts(self) -> Iterator[pa.Table]:
+        """One after the other."""
+        return (self._read(part) for part in range(len(self._parts)))
 
     def _read(self, part: int, names: Sequence[str] | None = None) -> pa.Table:
         options = pa.ipc.IpcReadOptions(use_threads=False)

@@ -17,7 +17,6 @@ from cascade_batch.run.schemas import ASKED
 
 Failure = tuple[str | None, str | None]
 """`error_code`, `error_message`."""
-PICTURE = REFERENCES
 ROWS_AT_ONCE = 2**17
 """Rows that are made at once; what is known of them lies anywhere, and is read for each such part anew."""
 _COMPARED_VALUES = tuple(name for name, _ in ASKED)
@@ -130,11 +129,11 @@ class NewRows:
         """The rows of these images, by their places in the spool, ascending."""
         asked, at = self.spool.take(images), pa.array(images)
         columns = {name: asked[name] for name in asked.column_names}
-        found = self.found.rows(PICTURE, images)
+        found = self.found.rows(REFERENCES, images)
         stale = self.stale[images]
         if stale.any():
             found = self._with_stale(found, asked["image_id"], stale)
-        columns |= {name: found[name] for name in PICTURE}
+        columns |= {name: found[name] for name in REFERENCES}
         columns["status"] = chosen(self.fates.good[images], "ok", "failed")
         columns["error_code"], columns["error_message"] = (
             self.fates.codes.take(at),
@@ -155,7 +154,7 @@ class NewRows:
     def _with_stale(self, found: pa.Table, image_ids: pa.ChunkedArray, stale: np.ndarray) -> pa.Table:
         """The references, with those of the edition before where its picture stays out."""
         wanted = image_ids.filter(pa.array(stale)).combine_chunks()
-        columns = ["image_id", *PICTURE]
+        columns = ["image_id", *REFERENCES]
         before = self.table.read(columns, version=self.version, where=pc.field("image_id").isin(wanted))
         at = places(image_ids, before["image_id"])
-        return pa.table({name: chosen(stale, taken(before[name], at), found[name]) for name in PICTURE})
+        return pa.table({name: chosen(stale, taken(before[name], at), found[name]) for name in REFERENCES})
